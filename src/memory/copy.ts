@@ -1,0 +1,37 @@
+import type { Memory } from './memory.ts';
+
+/**
+ * The one place that moves bulk bytes between two pieces of memory. Bounds are checked here for both sides, so a
+ * wrong offset is an error of ours and never a wild write.
+ */
+
+type NativeCopy = (dst: number, src: number, bytes: number) => void;
+let nativeCopy: NativeCopy | undefined;
+
+/** Shorter copies than this cost less as a loop than as a call. Bytes. */
+const NATIVE_FROM = 64;
+
+/** src/sys gives the C library's memcpy here when it is loaded; without it typed arrays do the work. */
+export function useNativeCopy(fn: NativeCopy | undefined): void {
+  nativeCopy = fn;
+}
+
+/**
+ * Copy `bytes` from `src` at `srcOff` to `dst` at `dstOff`. The ranges may overlap only when both lie in one Memory
+ * and the copy is done by typed arrays; callers do not rely on it.
+ * @throws RangeError when either range is outside its memory (a bug of ours: guest values are checked before).
+ */
+export function copyMemory(dst: Memory, dstOff: number, src: Memory, srcOff: number, bytes: number): void {
+  if (!(dstOff >= 0 && srcOff >= 0 && bytes >= 0 && dstOff + bytes <= dst.length && srcOff + bytes <= src.length)) {
+    throw new RangeError(`copyMemory: ${dstOff}+${bytes} of ${dst.length} from ${srcOff}+${bytes} of ${src.length}`);
+  }
+  if (bytes < NATIVE_FROM) {
+    const d = dst.u8;
+    const s = src.u8;
+    for (let i = 0; i < bytes; i++) d[dstOff + i] = s[srcOff + i];
+  } else if (nativeCopy !== undefined && dst.address !== 0 && src.address !== 0) {
+    nativeCopy(dst.address + dstOff, src.address + srcOff, bytes);
+  } else {
+    dst.u8.set(src.u8.subarray(srcOff, srcOff + bytes), dstOff);
+  }
+}
