@@ -25,6 +25,11 @@ export class Memory {
   readonly address: number;
   /** Where a PCI device sees offset 0 (a physical address, see design), or -1 when no device can reach it. */
   ioAddress: number;
+  /**
+   * For memory that a device can reach but not as one piece: the I/O address of each 4 KiB page, entry 0 being the page
+   * of offset 0 (which then lies on a page boundary). null when `ioAddress` says it all.
+   */
+  ioPages: Float64Array | null;
 
   /** @param byteOffset must be a multiple of 8, so that the word views are aligned for every agent. */
   constructor(buffer: ArrayBufferLike, byteOffset = 0, length = buffer.byteLength - byteOffset, address = 0) {
@@ -36,6 +41,7 @@ export class Memory {
     this.length = length;
     this.address = address;
     this.ioAddress = -1;
+    this.ioPages = null;
   }
 
   /** Make every later access harmless: the views become empty. The owner calls it before it unmaps. */
@@ -44,6 +50,8 @@ export class Memory {
     this.u16 = NOTHING.u16;
     this.u32 = NOTHING.u32;
     this.length = 0;
+    this.ioAddress = -1;
+    this.ioPages = null;
   }
 }
 
