@@ -14,7 +14,22 @@ const PAGE_BITS = 30;
 const PAGE_MASK = 0x3fff_ffff;
 const PAGE = 0x4000_0000;
 /** Guest addresses are refused from 2^52 on: they would not be exact in a Number with their length added. */
-const MAX_HI = 0x10_0000;
+const TOO_HIGH = ~0xf_ffff;
+
+/** Windows are found by the low bits of their page number; a row of the table then leads to the next with the same bits. */
+const SLOTS = 256;
+const SLOT_MASK = SLOTS - 1;
+
+/** One row of the table a window, so that a look-up touches one cache line. */
+const PAGE_OF = 0;
+/** First offset in the page, and the one after the last (2^30 at most). */
+const START = 1;
+const END = 2;
+/** Offset in memory = offset in page + base. */
+const BASE = 3;
+const NEXT = 4;
+const INDEX = 5;
+const ROW = 6;
 
 /** One piece of a region, within one 1 GiB page of the guest address. */
 export interface Window {
@@ -32,66 +47,74 @@ export interface Window {
 export class GuestMemory {
   readonly windows: readonly Window[];
   private readonly memory: Memory[];
-  private readonly page: Int32Array;
-  private readonly start: Int32Array;
-  private readonly end: Int32Array;
-  private readonly base: Int32Array;
-  private last = 0;
+  private readonly rows: Int32Array;
+  /** Row of the first window of a slot, -1 for none. */
+  private readonly slots: Int32Array;
 
   /** @param windows must not overlap in gpa, and must each lie within one 1 GiB page; {@link cutWindows} makes such. */
   constructor(windows: readonly Window[]) {
-    const n = windows.length;
     this.windows = windows;
     this.memory = windows.map((w) => w.memory);
-    this.page = new Int32Array(n);
-    this.start = new Int32Array(n);
-    this.end = new Int32Array(n);
-    this.base = new Int32Array(n);
+    this.rows = new Int32Array(windows.length * ROW);
+    this.slots = new Int32Array(SLOTS).fill(-1);
     windows.forEach((w, i) => {
       const page = Math.floor(w.gpa / PAGE);
       const start = w.gpa - page * PAGE;
       if (start + w.length > PAGE) throw new RangeError('GuestMemory: window crosses a 1 GiB page');
-      this.page[i] = page;
-      this.start[i] = start;
-      this.end[i] = start + w.length; // may be 2^30 exactly
-      this.base[i] = w.base - start; // offset in memory = offset in page + base
+      const row = i * ROW;
+      this.rows[row + PAGE_OF] = page;
+      this.rows[row + START] = start;
+      this.rows[row + END] = start + w.length;
+      this.rows[row + BASE] = w.base - start;
+      this.rows[row + NEXT] = this.slots[page & SLOT_MASK];
+      this.rows[row + INDEX] = i;
+      this.slots[page & SLOT_MASK] = row;
     });
   }
 
-  /** Index of the window that holds a guest address, or -1. */
+  /** Row of the window that holds a guest address, or -1. */
   private find(page: number, offset: number): number {
-    const last = this.last;
-    if (last < this.page.length && this.page[last] === page && offset >= this.start[last] && offset < this.end[last]) {
-      return last;
-    }
-    for (let i = 0; i < this.page.length; i++) {
-      if (this.page[i] === page && offset >= this.start[i] && offset < this.end[i]) {
-        this.last = i;
-        return i;
-      }
+    const rows = this.rows;
+    let row = this.slots[page & SLOT_MASK];
+    while (row >= 0) {
+      if (rows[row] === page && offset >= rows[row + START] && offset < rows[row + END]) return row;
+      row = rows[row + NEXT];
     }
     return -1;
   }
 
   /**
    * Append the guest range to `sg`, split where windows end.
-   * @param lo low 32 bits of the address, unsigned
-   * @param hi high 32 bits, unsigned
+   * @param lo low 32 bits of the address; signed or unsigned (signed saves the hot path a heap number)
+   * @param hi high 32 bits, likewise
    * @param bytes unsigned 32-bit length, not 0
    * @returns false when any byte lies outside all windows, the address is 2^52 or more, or `sg` is full. `sg` then
    * holds a part of the range: the caller drops the chain.
    */
   translate(lo: number, hi: number, bytes: number, sg: SgList): boolean {
-    if (hi >= MAX_HI) return false;
-    let page = (hi << 2) | (lo >>> PAGE_BITS);
-    let offset = lo & PAGE_MASK;
+    if ((hi & TOO_HIGH) !== 0) return false;
+    const page = (hi << 2) | (lo >>> PAGE_BITS);
+    const offset = lo & PAGE_MASK;
+    const row = this.find(page, offset);
+    if (row < 0) return false;
+    const rows = this.rows;
+    if (bytes <= rows[row + END] - offset) {
+      return sg.push(this.memory[rows[row + INDEX]], offset + rows[row + BASE], bytes);
+    }
+    return this.translateSplit(page, offset, bytes, sg);
+  }
+
+  private translateSplit(firstPage: number, firstOffset: number, bytes: number, sg: SgList): boolean {
+    const rows = this.rows;
+    let page = firstPage;
+    let offset = firstOffset;
     let left = bytes;
     while (left > 0) {
-      const i = this.find(page, offset);
-      if (i < 0) return false;
-      const room = this.end[i] - offset;
-      const n = left < room ? left : room;
-      if (!sg.push(this.memory[i], offset + this.base[i], n)) return false;
+      const row = this.find(page, offset);
+      if (row < 0) return false;
+      const room = rows[row + END] - offset;
+      const n = Math.min(left, room);
+      if (!sg.push(this.memory[rows[row + INDEX]], offset + rows[row + BASE], n)) return false;
       left -= n;
       offset += n;
       if (offset >= PAGE) {
@@ -100,6 +123,27 @@ export class GuestMemory {
       }
     }
     return true;
+  }
+
+  /**
+   * Index in `windows` of the one that holds the whole guest range, or -1 (the range may still be split over
+   * windows: `translate` tells). Takes its arguments as `translate` does.
+   */
+  windowOf(lo: number, hi: number, bytes: number): number {
+    if ((hi & TOO_HIGH) !== 0) return -1;
+    const offset = lo & PAGE_MASK;
+    const row = this.find((hi << 2) | (lo >>> PAGE_BITS), offset);
+    return row >= 0 && bytes <= this.rows[row + END] - offset ? this.rows[row + INDEX] : -1;
+  }
+
+  /** Memory of window `index`. */
+  memoryOf(index: number): Memory {
+    return this.memory[index];
+  }
+
+  /** Offset in window `index`'s memory of a guest address in it; `lo` as for `translate`. */
+  offsetIn(index: number, lo: number): number {
+    return (lo & PAGE_MASK) + this.rows[index * ROW + BASE];
   }
 
   /**

@@ -33,7 +33,7 @@ export function ioRunBytes(memory: Memory, offset: number, bytes: number): numbe
     run += IO_PAGE;
     page++;
   }
-  return run < bytes ? run : bytes;
+  return Math.min(run, bytes);
 }
 
 /** The table as one address when its pages follow each other, else -1. */

@@ -51,6 +51,11 @@ export class SgList {
     return true;
   }
 
+  /** No further segment fits: tells a failed `push` from an address that was wrong. */
+  get full(): boolean {
+    return this.count === this.limit;
+  }
+
   private grow(): boolean {
     const now = this.memory.length;
     const next = Math.min(this.limit, Math.max(8, now * 2));

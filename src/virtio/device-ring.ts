@@ -1,0 +1,367 @@
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { SgList } from '../memory/sg-list.ts';
+import { ChainReader } from './chain-reader.ts';
+import { VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY } from './features.ts';
+import type { InflightLog } from './inflight-log.ts';
+import { availEventOffset, usedEventOffset, VIRTQ_AVAIL, VIRTQ_USED } from './layout.ts';
+import { type RingPlace, ringPlaceError, ringSizeError } from './ring-place.ts';
+
+/**
+ * Device half of one split virtqueue (virtio 1.2 §2.7). Its one rule: whatever the driver wrote is read once into
+ * locals and then judged; a wrong value breaks the ring with a reason and never throws.
+ *
+ * A reactor's order of calls: `pop` until it gives no head, `readChain` right after each; `push` when a request is
+ * done (in any order); `publish` once a small batch. Before sleeping `armNotifications`, awake again
+ * `suppressNotifications`. Single-threaded; the lists `readChain` fills belong to the caller.
+ */
+
+export interface DeviceRingOptions {
+  guest: GuestMemory;
+  /** Queue size. */
+  size: number;
+  /** VIRTIO_F_EVENT_IDX was negotiated. */
+  eventIdx: boolean;
+  /** VIRTIO_F_INDIRECT_DESC was negotiated. */
+  indirect: boolean;
+  /** Next available index to take (SET_VRING_BASE). */
+  base: number;
+  inflight?: InflightLog;
+  /**
+   * An available index that runs away by more than the queue size is "no work" instead of the end of the ring.
+   * For transports on which the memory under a running ring is swapped and reads zeroes for a while (vvu).
+   */
+  jumpIsIdle?: boolean;
+}
+
+/** `pop` found nothing. */
+export const RING_EMPTY = -1;
+/** `pop` found the ring broken; `broken` says why. */
+export const RING_BROKEN = -2;
+/** `look` tells `pop` to go on. */
+const FOUND = -3;
+
+/** What the ring knows of a head. */
+const FREE = 0;
+const IN_FLIGHT = 1;
+/** Recovered by `resubmit`, not yet handed out. */
+const WAITING = 2;
+
+export class DeviceRing {
+  readonly size: number;
+  /** Why the ring is broken; null while it works. Once set, nothing is read from or written to the ring any more. */
+  broken: string | null = null;
+  /** Heads handed out and not yet pushed. */
+  inFlight = 0;
+  /** Index of the next available entry to take, mod 2^16 (GET_VRING_BASE). */
+  nextAvail: number;
+  /** used.idx with everything pushed, published or not, mod 2^16. */
+  usedIndex: number;
+
+  /** Chains read without fault. */
+  chains = 0;
+  /** Publications of used.idx. */
+  publishes = 0;
+  /** Publications after which the driver wanted a notification. */
+  notifications = 0;
+  /** Times `pop` met a runaway index and took it for "no work" (`jumpIsIdle`). */
+  idleJumps = 0;
+
+  private place!: RingPlace;
+  private readonly reader: ChainReader;
+  private desc32!: Uint32Array;
+  private avail16!: Uint16Array;
+  private used16!: Uint16Array;
+  private used32!: Uint32Array;
+  // Indexes of the shared words in those views.
+  private descAt = 0;
+  private availFlags = 0;
+  private availIdx = 0;
+  private availRing = 0;
+  private usedEvent = 0;
+  private usedFlags = 0;
+  private usedIdx = 0;
+  private usedRing = 0;
+  private availEvent = 0;
+
+  private readonly mask: number;
+  private readonly eventIdx: boolean;
+  private readonly jumpIsIdle: boolean;
+  private readonly inflight: InflightLog | null;
+  /** avail.idx as last loaded: entries before it may be read. */
+  private knownAvail: number;
+  /** used.idx as the driver sees it. */
+  private visibleUsed: number;
+  /** used.idx at the last decision about a notification; meaningless until the first. */
+  private signalledUsed = 0;
+  private signalledValid = false;
+  private readonly heads: Uint8Array;
+  private readonly recovered: Uint16Array;
+  private recoveredAt = 0;
+  private recoveredCount = 0;
+
+  /** @returns the ring, or why there can be none with these values. */
+  static create(place: RingPlace, options: DeviceRingOptions): DeviceRing | string {
+    const error = ringSizeError(options.size) ?? ringPlaceError(place, options.size, options.eventIdx);
+    if (error !== null) return error;
+    const { base } = options;
+    if (!Number.isInteger(base) || base < 0 || base > 0xffff) return `next available index ${base} is not 0 to 65535`;
+    return new DeviceRing(place, options);
+  }
+
+  private constructor(place: RingPlace, options: DeviceRingOptions) {
+    this.size = options.size;
+    this.mask = options.size - 1;
+    this.eventIdx = options.eventIdx;
+    this.jumpIsIdle = options.jumpIsIdle ?? false;
+    this.inflight = options.inflight ?? null;
+    this.nextAvail = options.base;
+    this.knownAvail = options.base;
+    this.heads = new Uint8Array(options.size);
+    this.recovered = new Uint16Array(options.size);
+    this.reader = new ChainReader(options.guest, options.indirect);
+    this.settle(place, options.guest);
+    // The front end does not tell where the used index stands: the ring itself does.
+    this.usedIndex = Atomics.load(this.used16, this.usedIdx);
+    this.visibleUsed = this.usedIndex;
+  }
+
+  /** Take the views and the places of the shared words out of a checked place. */
+  private settle(place: RingPlace, guest: GuestMemory): void {
+    this.place = place;
+    this.reader.guest = guest;
+    this.desc32 = place.desc.memory.u32;
+    this.descAt = place.desc.offset >> 2;
+    this.avail16 = place.avail.memory.u16;
+    const avail = place.avail.offset;
+    this.availFlags = (avail + VIRTQ_AVAIL.fields.flags[0]) >> 1;
+    this.availIdx = (avail + VIRTQ_AVAIL.fields.idx[0]) >> 1;
+    this.availRing = (avail + VIRTQ_AVAIL.size) >> 1;
+    this.usedEvent = (avail + usedEventOffset(this.size)) >> 1;
+    this.used16 = place.used.memory.u16;
+    this.used32 = place.used.memory.u32;
+    const used = place.used.offset;
+    this.usedFlags = (used + VIRTQ_USED.fields.flags[0]) >> 1;
+    this.usedIdx = (used + VIRTQ_USED.fields.idx[0]) >> 1;
+    this.usedRing = (used + VIRTQ_USED.size) >> 2;
+    this.availEvent = (used + availEventOffset(this.size)) >> 1;
+  }
+
+  /**
+   * The memory table changed under the running ring: go on at the new place with the same indexes. A place that
+   * cannot hold the ring breaks it. Lists read before keep naming the old memory: the caller owns that question.
+   */
+  replaceMemory(place: RingPlace, guest: GuestMemory): void {
+    if (this.broken !== null) return;
+    const error = ringPlaceError(place, this.size, this.eventIdx);
+    if (error !== null) {
+      this.fail(`memory table change: ${error}`);
+      return;
+    }
+    this.settle(place, guest);
+    this.knownAvail = this.nextAvail; // what was known was said by the old memory
+  }
+
+  /**
+   * Hand out these heads again before any new one: the requests an inflight log shows as taken by a process that
+   * died, in the order it took them. Call it before the first `pop`. The list comes from memory shared with
+   * the front end: a wrong one breaks the ring.
+   */
+  resubmit(heads: ArrayLike<number>): void {
+    this.knownAvail = this.nextAvail; // pop takes its slow path, where these come first
+    for (let i = 0; i < heads.length && this.broken === null; i++) {
+      const head = heads[i];
+      if (!Number.isInteger(head) || head < 0 || head >= this.size) {
+        this.fail(`inflight log names head ${head}, queue size is ${this.size}`);
+      } else if (this.heads[head] !== FREE) {
+        this.fail(`inflight log names head ${head} twice`);
+      } else {
+        this.heads[head] = WAITING;
+        this.recovered[this.recoveredCount++] = head;
+      }
+    }
+  }
+
+  /** Recovered heads that `pop` has not handed out yet. */
+  get recovering(): number {
+    return this.recoveredCount - this.recoveredAt;
+  }
+
+  /** The next head, {@link RING_EMPTY} or {@link RING_BROKEN}. */
+  pop(): number {
+    if (this.knownAvail === this.nextAvail) {
+      const found = this.look();
+      if (found !== FOUND) return found;
+    }
+    const at = this.nextAvail;
+    const head = this.avail16[this.availRing + (at & this.mask)];
+    if (head >= this.size || this.heads[head] !== FREE) return this.badHead(head, at);
+    this.heads[head] = IN_FLIGHT;
+    this.inFlight++;
+    this.nextAvail = (at + 1) & 0xffff;
+    if (this.inflight !== null) this.inflight.taken(head);
+    return head;
+  }
+
+  /** @returns FOUND when entries may be read, else what `pop` is to return. */
+  private look(): number {
+    if (this.broken !== null) return RING_BROKEN;
+    if (this.recoveredAt < this.recoveredCount) {
+      const head = this.recovered[this.recoveredAt++];
+      if (this.recoveredAt === this.recoveredCount) this.recoveredAt = this.recoveredCount = 0;
+      this.heads[head] = IN_FLIGHT;
+      this.inFlight++;
+      return head;
+    }
+    const next = this.nextAvail;
+    if (this.avail16[this.availIdx] === next) return RING_EMPTY; // plain: an idle poll costs a load
+    // Acquire: entries and descriptors are read after the index that covers them. Also the value to judge: the
+    // plain load above is not used for more than the look.
+    const idx = Atomics.load(this.avail16, this.availIdx);
+    const count = (idx - next) & 0xffff;
+    if (count > this.size) {
+      if (this.jumpIsIdle) {
+        this.idleJumps++;
+        return RING_EMPTY;
+      }
+      this.fail(`avail.idx ${idx} is ${count} ahead of ${next}, queue size is ${this.size}`);
+      return RING_BROKEN;
+    }
+    this.knownAvail = idx;
+    return count === 0 ? RING_EMPTY : FOUND;
+  }
+
+  /**
+   * Read the chain of a head that `pop` has just given: every descriptor once, device-readable buffers to `out`,
+   * device-writable ones to `into` (both are reset first).
+   * @returns false when the chain is wrong: the ring is broken then, and the head is not to be pushed.
+   */
+  readChain(head: number, out: SgList, into: SgList): boolean {
+    if (this.reader.read(this.desc32, this.descAt, this.size, head, out, into)) {
+      this.chains++;
+      return true;
+    }
+    out.reset();
+    into.reset();
+    this.drop(head); // nothing was started for it
+    this.fail(`head ${head}: ${this.reader.error}`);
+    return false;
+  }
+
+  /**
+   * Give a chain back with the number of bytes written to its writable buffers. Not yet visible to the driver. On a
+   * broken ring only the count of requests in flight changes.
+   * @throws Error for a head that is not in flight: a bug of ours, the request was completed twice.
+   */
+  push(head: number, written: number): void {
+    if (this.heads[head] !== IN_FLIGHT) throw new Error(`DeviceRing.push: head ${head} is not in flight`);
+    this.drop(head);
+    if (this.broken !== null) return;
+    const at = this.usedRing + ((this.usedIndex & this.mask) << 1);
+    this.used32[at] = head;
+    this.used32[at + 1] = written;
+    this.usedIndex = (this.usedIndex + 1) & 0xffff;
+    if (this.inflight !== null) this.inflight.completing(head);
+  }
+
+  /**
+   * Make everything pushed visible to the driver.
+   * @returns true when the driver wants to be notified of it.
+   */
+  publish(): boolean {
+    const now = this.usedIndex;
+    if (now === this.visibleUsed || this.broken !== null) return false;
+    // Release: elements and data are visible before the index. The store is also a full barrier, so that the
+    // driver's wish is read after the index can be seen (§2.7.7.2): without it both sides may miss each other.
+    Atomics.store(this.used16, this.usedIdx, now);
+    this.visibleUsed = now;
+    this.publishes++;
+    if (this.inflight !== null) this.inflight.published(now);
+    if (!this.wantsNotification(now)) return false;
+    this.notifications++;
+    return true;
+  }
+
+  private wantsNotification(now: number): boolean {
+    if (!this.eventIdx) return (this.avail16[this.availFlags] & VIRTQ_AVAIL_F_NO_INTERRUPT) === 0;
+    const since = this.signalledUsed;
+    const valid = this.signalledValid;
+    this.signalledUsed = now;
+    this.signalledValid = true;
+    // Nobody knows what was signalled before the ring was taken over: one interrupt too many is the safe side.
+    if (!valid) return true;
+    return ((now - this.avail16[this.usedEvent] - 1) & 0xffff) < ((now - since) & 0xffff);
+  }
+
+  /**
+   * Ask the driver to notify us of the next buffer it makes available.
+   * @returns true when there is work already: then no notification may come, and the caller must not sleep.
+   */
+  armNotifications(): boolean {
+    if (this.broken !== null) return false;
+    if (this.recoveredCount !== 0) return true;
+    const next = this.nextAvail;
+    // Full barrier: the wish is visible before avail.idx is looked at again; the driver does the same crosswise.
+    if (this.eventIdx) Atomics.store(this.used16, this.availEvent, next);
+    else Atomics.store(this.used16, this.usedFlags, 0);
+    const ahead = (Atomics.load(this.avail16, this.availIdx) - next) & 0xffff;
+    return ahead !== 0 && !(this.jumpIsIdle && ahead > this.size);
+  }
+
+  /** We are looking anyway: notifications cost the driver an exit for nothing. A hint, so no barrier. */
+  suppressNotifications(): void {
+    // With EVENT_IDX there is nothing to do: the event armed last lies behind, and passes once in 2^16 buffers.
+    if (!this.eventIdx && this.broken === null) this.used16[this.usedFlags] = VIRTQ_USED_F_NO_NOTIFY;
+  }
+
+  private drop(head: number): void {
+    this.heads[head] = FREE;
+    this.inFlight--;
+  }
+
+  private fail(reason: string): void {
+    this.broken ??= reason;
+    this.knownAvail = this.nextAvail; // pop takes its slow path from now on
+  }
+
+  private badHead(head: number, at: number): number {
+    const why = head >= this.size ? `queue size is ${this.size}` : 'which is still in flight';
+    this.fail(`avail.ring[${at & this.mask}] (index ${at}) names head ${head}, ${why}`);
+    return RING_BROKEN;
+  }
+
+  /** Everything one wants to see of a ring, for RPC and the debugger. Reads shared memory; control path only. */
+  dump(): Record<string, unknown> {
+    const heads: number[] = [];
+    for (let i = 0; i < this.size; i++) if (this.heads[i] === IN_FLIGHT) heads.push(i);
+    return {
+      size: this.size,
+      broken: this.broken,
+      event_idx: this.eventIdx,
+      next_avail: this.nextAvail,
+      used_index: this.usedIndex,
+      published_used: this.visibleUsed,
+      in_flight: this.inFlight,
+      heads_in_flight: heads.slice(0, 32),
+      recovering: this.recovering,
+      driver: {
+        avail_flags: this.avail16[this.availFlags] ?? 0,
+        avail_idx: this.avail16[this.availIdx] ?? 0,
+        ...(this.eventIdx ? { used_event: this.avail16[this.usedEvent] ?? 0 } : {}),
+      },
+      device: {
+        used_flags: this.used16[this.usedFlags] ?? 0,
+        used_idx: this.used16[this.usedIdx] ?? 0,
+        ...(this.eventIdx ? { avail_event: this.used16[this.availEvent] ?? 0 } : {}),
+      },
+      place: {
+        desc: this.place.desc.offset,
+        avail: this.place.avail.offset,
+        used: this.place.used.offset,
+      },
+      chains: this.chains,
+      publishes: this.publishes,
+      notifications: this.notifications,
+      idle_jumps: this.idleJumps,
+    };
+  }
+}
