@@ -1,0 +1,231 @@
+/**
+ * Mapped memory with one owner. `Mapping` is the only way to get `Memory` over mmap: it hands out windows, and its `unmap` revokes
+ * every one of them before the memory goes. A view that somebody kept beside its Memory reads zeroes from then on
+ * (see address-range.ts), it never faults.
+ *
+ * What can still kill the process, in any language: a peer that makes a mapped file shorter (SIGBUS). The file's size is
+ * checked, and a seal against shrinking asked for, before mapping; `sealed` says whether there is one.
+ */
+import './native-copy.ts';
+import { MAX_MEMORY, Memory } from '../memory/memory.ts';
+import { AddressRange, type RangeShare } from './address-range.ts';
+import { F, F_SEAL, MADV, MAP, MFD, PROT } from './constants.ts';
+import { check, ERRNO, SysError } from './errno.ts';
+import { Fd, fstat, ftruncate, hugePageSize, sealAgainstShrink } from './fd.ts';
+import * as libc from './libc.ts';
+
+export const PAGE_SIZE = libc.getpagesize();
+
+/** What {@link Mapping.windowAt} adds beyond the bytes asked for, so that a ring at the edge lies in one piece. Bytes. */
+export const OVERHANG = 0x10_0000;
+
+/** A mapping for another thread of this process; survives structured clone. */
+export interface MappingShare {
+  readonly address: number;
+  readonly size: number;
+  readonly sealed: boolean;
+  readonly range: RangeShare;
+}
+
+export class Mapping {
+  /** Bytes. 0 once unmapped. */
+  size: number;
+  /** The file under it cannot shrink (or there is no file). */
+  readonly sealed: boolean;
+  private readonly address: number;
+  private readonly range: AddressRange;
+  private readonly owner: boolean;
+  /** By place: the same window asked for twice is one Memory, so this cannot grow without bound. */
+  private readonly windows = new Map<string, Memory>();
+
+  /** For this file; others use mapFile, mapAnonymous and adopt. */
+  constructor(range: AddressRange, address: number, size: number, sealed: boolean, owner: boolean) {
+    this.range = range;
+    this.address = address;
+    this.size = size;
+    this.sealed = sealed;
+    this.owner = owner;
+  }
+
+  get unmapped(): boolean {
+    return this.size === 0;
+  }
+
+  /**
+   * The `bytes` from `offset` on as Memory, valid until `unmap`.
+   * @param offset multiple of 8
+   * @throws RangeError outside the mapping, longer than MAX_MEMORY, or after the end of the mapping
+   */
+  memoryAt(offset: number, bytes: number): Memory {
+    if (!(offset >= 0 && bytes > 0 && offset + bytes <= this.size)) {
+      throw new RangeError(`memoryAt: ${offset}+${bytes} of ${this.size}`);
+    }
+    if (bytes > MAX_MEMORY) throw new RangeError(`memoryAt: ${bytes} bytes are more than ${MAX_MEMORY}`);
+    if ((this.address + offset) % 8 !== 0) throw new RangeError(`memoryAt: offset ${offset} is not a multiple of 8`);
+    const key = `${offset}+${bytes}`;
+    const known = this.windows.get(key);
+    if (known !== undefined) return known;
+    const buffer = this.range.view(this.address + offset, bytes);
+    if (buffer === undefined) throw new RangeError('memoryAt: the owner has unmapped this');
+    const memory = new Memory(buffer, 0, bytes, this.address + offset);
+    this.windows.set(key, memory);
+    return memory;
+  }
+
+  /** As {@link memoryAt}, but longer by up to OVERHANG where the mapping goes on. What cutWindows wants. */
+  windowAt(offset: number, bytes: number): Memory {
+    return this.memoryAt(offset, Math.max(bytes, Math.min(bytes + OVERHANG, MAX_MEMORY, this.size - offset)));
+  }
+
+  /**
+   * Revoke every Memory of this object; by the owner, also unmap. Nothing may be in flight: neither a device nor the kernel
+   * may still be told these addresses. Adopted mappings of other threads should be unmapped before; if not, they read zeroes.
+   * Calling it again is harmless.
+   */
+  unmap(): void {
+    if (this.size === 0) return;
+    this.size = 0;
+    for (const memory of this.windows.values()) memory.revoke();
+    this.windows.clear();
+    if (this.owner) this.range.retire();
+  }
+
+  /** For {@link adopt} in another thread of this process. */
+  share(): MappingShare {
+    if (this.size === 0) throw new RangeError('share: unmapped');
+    return { address: this.address, size: this.size, sealed: this.sealed, range: this.range.share() };
+  }
+
+  /** Keep the memory in RAM. @throws SysError with the limit's name */
+  lock(): void {
+    if (libc.mlock(this.range.start, this.range.length) === 0) return;
+    const error = libc.errno();
+    const limited = error === ERRNO.ENOMEM || error === ERRNO.EPERM || error === ERRNO.EAGAIN;
+    const hint = limited ? ' (raise the memlock limit: ulimit -l, or LimitMEMLOCK= in the unit)' : '';
+    throw new SysError('mlock', error, `${this.range.length} bytes${hint}`);
+  }
+
+  /** madvise(2) on all of it. Advice: a refusal is no error. @returns whether the kernel took it */
+  advise(advice: number): boolean {
+    return this.size !== 0 && libc.madvise(this.range.start, this.range.length, advice) === 0;
+  }
+}
+
+export interface MapFileOptions {
+  /** Bytes into the file; any number, the mapping begins at the page below. Default 0. */
+  offset?: number;
+  /** Bytes. */
+  size: number;
+  /** PROT bits, default READ | WRITE. */
+  prot?: number;
+  /** MAP bits besides SHARED, e.g. POPULATE. */
+  flags?: number;
+  /** Keep it out of core dumps: guest memory, BARs. Default true. */
+  dontDump?: boolean;
+}
+
+/**
+ * Map a file, memfd or device, shared. The descriptor may be closed afterwards.
+ * @throws Error when the file is shorter than offset + size; SysError from mmap
+ */
+export function mapFile(fd: Fd, options: MapFileOptions): Mapping {
+  const { offset = 0, size, prot = PROT.READ | PROT.WRITE, flags = 0, dontDump = true } = options;
+  if (!(Number.isSafeInteger(offset) && offset >= 0 && Number.isSafeInteger(size) && size > 0)) {
+    throw new RangeError(`mapFile: ${size} bytes at ${offset}`);
+  }
+  if (!Number.isSafeInteger(offset + size)) throw new RangeError(`mapFile: ${offset}+${size} is too large`);
+  // Seal first, then look: the other order would leave a moment to shrink the file in.
+  const sealed = sealAgainstShrink(fd);
+  const stat = fstat(fd);
+  if (stat.kind === 'file' && stat.size < offset + size) {
+    throw new Error(`mmap: the file has ${stat.size} bytes, fewer than offset ${offset} + size ${size}`);
+  }
+  const granule = hugePageSize(fd) || PAGE_SIZE;
+  const lead = offset % granule;
+  const length = Math.ceil((lead + size) / granule) * granule;
+  const start = libc.mmap(0, length, prot, MAP.SHARED | flags, fd.number, offset - lead);
+  if (start < 0) throw new SysError('mmap', libc.errno(), `${size} bytes at ${offset}`);
+  const mapping = new Mapping(
+    new AddressRange(start, length),
+    start + lead,
+    size,
+    sealed || stat.kind !== 'file',
+    true,
+  );
+  if (dontDump) mapping.advise(MADV.DONTDUMP);
+  return mapping;
+}
+
+export interface MapAnonymousOptions {
+  /** Explicit huge pages: true for the default size, or the size in bytes (0x20_0000, 0x4000_0000). The size is rounded up to them. */
+  hugepages?: boolean | number;
+  /** Let the kernel use transparent huge pages where it can. */
+  transparentHugepages?: boolean;
+  /** Allocate all pages now. */
+  populate?: boolean;
+  /** Reserve nothing: pages are allocated, or fail with a fatal signal, when first touched. */
+  noReserve?: boolean;
+  dontDump?: boolean;
+}
+
+const DEFAULT_HUGE_PAGE = 0x20_0000;
+
+function hugeFlags(bytes: number): number {
+  const shift = Math.log2(bytes);
+  if (!Number.isInteger(shift)) throw new RangeError(`huge pages of ${bytes} bytes: not a power of two`);
+  return shift * 2 ** MAP.HUGE_SHIFT;
+}
+
+function hugeError(error: number, size: number, page: number): SysError {
+  const mib = page / 0x10_0000;
+  const hint =
+    error === ERRNO.ENOMEM
+      ? `too few free huge pages; reserve ${Math.ceil(size / page)} of them: vvu-target setup hugepages`
+      : `this machine may have no huge pages of that size; see /sys/kernel/mm/hugepages`;
+  return new SysError('mmap', error, `${size} bytes in huge pages of ${mib} MiB (${hint})`);
+}
+
+/** Map zeroed memory, page aligned. Shared between this process's threads like all memory; a fork would get a copy. */
+export function mapAnonymous(size: number, options: MapAnonymousOptions = {}): Mapping {
+  if (!(Number.isSafeInteger(size) && size > 0)) throw new RangeError(`mapAnonymous: ${size} bytes`);
+  const { hugepages = false, transparentHugepages = false, populate = false, noReserve = false } = options;
+  const granule = hugepages === false ? PAGE_SIZE : hugepages === true ? DEFAULT_HUGE_PAGE : hugepages;
+  const length = Math.ceil(size / granule) * granule;
+  let flags = MAP.PRIVATE | MAP.ANONYMOUS;
+  if (hugepages !== false) flags += MAP.HUGETLB + hugeFlags(granule);
+  if (populate) flags += MAP.POPULATE;
+  if (noReserve) flags += MAP.NORESERVE;
+  const start = libc.mmap(0, length, PROT.READ | PROT.WRITE, flags, -1, 0);
+  if (start < 0) {
+    const error = libc.errno();
+    throw hugepages === false ? new SysError('mmap', error, `${size} bytes`) : hugeError(error, size, granule);
+  }
+  const mapping = new Mapping(new AddressRange(start, length), start, size, true, true);
+  if (transparentHugepages) mapping.advise(MADV.HUGEPAGE);
+  if (options.dontDump === true) mapping.advise(MADV.DONTDUMP);
+  return mapping;
+}
+
+/** Another thread's mapping, in this thread. Its `unmap` revokes this thread's Memory and leaves the mapping to its owner. */
+export function adopt(share: MappingShare): Mapping {
+  return new Mapping(AddressRange.adopt(share.range), share.address, share.size, share.sealed, false);
+}
+
+/**
+ * An anonymous file to share by descriptor. @param name shown in /proc
+ * @param options.seal nobody can change its size any more (default true)
+ */
+export function memfd(name: string, size: number, options: { seal?: boolean; hugepages?: boolean } = {}): Fd {
+  const { seal = true, hugepages = false } = options;
+  const flags = MFD.CLOEXEC | MFD.ALLOW_SEALING | (hugepages ? MFD.HUGETLB : 0);
+  const fd = Fd.take(check(libc.memfd_create(name, flags), 'memfd_create', name));
+  try {
+    ftruncate(fd, size);
+    const seals = F_SEAL.SHRINK | F_SEAL.GROW | F_SEAL.SEAL;
+    if (seal) check(libc.fcntl(fd.number, F.ADD_SEALS, seals), 'fcntl', 'F_ADD_SEALS');
+    return fd;
+  } catch (error) {
+    fd.close();
+    throw error;
+  }
+}
