@@ -1,5 +1,6 @@
 import type { Memory } from '../memory/memory.ts';
 import { SgList } from '../memory/sg-list.ts';
+import type { IoStats } from './io-stats.ts';
 
 /**
  * The block-device interface: what every kind of disk is to the layers above.
@@ -111,6 +112,13 @@ export interface BdevChannel {
   readonly zeroCopy: boolean;
   /** Try to give up what is in flight (LUN RESET). Each request still completes exactly once. */
   reset(): void;
+  /**
+   * The disk changed its size: take the new one from a fresh share of the same Bdev. Absent where the channel learns it by
+   * itself. Before a disk shrinks, every channel is told; after it has grown, too.
+   */
+  resized?(share: BdevShare): void;
+  /** The disk has gone: what waits and what comes ends with REMOVED, what is in flight still completes. Then `close`. */
+  remove?(): void;
   /** Release everything. Call only with `inFlight` 0. */
   close(): void;
 }
@@ -126,8 +134,12 @@ export interface Bdev {
   describe(): Record<string, unknown>;
   /** The RPC that re-creates it, for save_config. */
   config(): { method: string; params: Record<string, unknown> };
-  /** Change the size where the kind can; throws an Error that says why not. */
+  /** Counters of all its channels, for bdev_get_iostat. */
+  readonly stats: IoStats;
+  /** Change the size where the kind can; throws an Error that says why not. Then tell the channels (`resized`). */
   resize?(numBlocks: number): void;
+  /** Look again at what it lies on. @returns true when `info.numBlocks` has changed; then tell the channels. */
+  rescan?(): boolean;
   /** Release host resources. The registry calls it when no channel is open any more. */
   destroy(): void | Promise<void>;
 }
@@ -136,6 +148,8 @@ export interface Bdev {
 export interface BdevShare {
   readonly kind: string;
   readonly info: BdevInfo;
+  /** {@link IoStats.shared} of the disk: the channel counts in a row of it. */
+  readonly stats?: SharedArrayBuffer | undefined;
   readonly data: unknown;
 }
 
