@@ -97,7 +97,7 @@ export const ioctlBytes = bind<(fd: number, request: number, arg: Bytes | null) 
   'int ioctl(int fd, unsigned long request, void *arg)',
 );
 export const ioctlNumber = bind<(fd: number, request: number, arg: number) => number>(
-  'int ioctl(int fd, unsigned long request, uint64_t arg)',
+  'int ioctl(int fd, unsigned long request, int64_t arg)',
 );
 
 // Memory
