@@ -1,0 +1,262 @@
+import { SgList } from '../../src/memory/sg-list.ts';
+import { DeviceRing, type DeviceRingOptions, RING_BROKEN, RING_EMPTY } from '../../src/virtio/device-ring.ts';
+import { FakeGuest, FakeRing, type FakeRingOptions, readable, writable } from '../support/fake-driver.ts';
+import { assert, suite } from '../support/suite.ts';
+
+const test = suite('device ring');
+
+const out = new SgList(8, 2048);
+const into = new SgList(8, 2048);
+
+function setup(size = 8, options: Partial<DeviceRingOptions> & FakeRingOptions = {}) {
+  const guest = new FakeGuest();
+  const driver = new FakeRing(guest, size, options);
+  const device = DeviceRing.create(driver.place, {
+    guest: guest.memory,
+    size,
+    eventIdx: false,
+    indirect: true,
+    base: 0,
+    ...options,
+  });
+  if (typeof device === 'string') throw new Error(device);
+  return { guest, driver, device };
+}
+
+test('takes chains in order and gives them back in any', () => {
+  const { guest, driver, device } = setup();
+  const a = driver.chain([readable(guest.alloc(16), 16), writable(guest.alloc(64), 64)]);
+  const b = driver.chain([writable(guest.alloc(8, 16, 2), 8)]);
+  assert.is(device.pop(), RING_EMPTY);
+  driver.offer(a, b);
+  assert.is(device.pop(), a);
+  assert.ok(device.readChain(a, out, into));
+  assert.equal([out.count, out.bytes, into.count, into.bytes], [1, 16, 1, 64]);
+  assert.is(device.pop(), b);
+  assert.ok(device.readChain(b, out, into));
+  assert.equal([out.count, into.count, into.bytes], [0, 1, 8]);
+  assert.is(into.memory[0], guest.pieces[2].memory);
+  assert.is(device.pop(), RING_EMPTY);
+  assert.is(device.inFlight, 2);
+
+  device.push(b, 5);
+  assert.is(driver.usedIdx, 0); // not yet visible
+  device.push(a, 0xffff_ffff);
+  assert.ok(device.publish());
+  assert.equal(driver.collect(), [
+    { id: b, len: 5 },
+    { id: a, len: 0xffff_ffff },
+  ]);
+  assert.not(device.publish()); // nothing new
+  assert.is(device.inFlight, 0);
+  assert.equal([device.chains, device.publishes, device.notifications], [2, 1, 1]);
+});
+
+for (const size of [1, 2, 8, 1024]) {
+  test(`indexes wrap at 65536 with size ${size}`, () => {
+    const { guest, driver, device } = setup(size, { base: 65530 });
+    const addr = guest.alloc(16);
+    for (let i = 0; i < 12 + 2 * size; i++) {
+      const head = driver.chain([writable(addr, 16)]);
+      driver.offer(head);
+      assert.is(device.pop(), head);
+      assert.ok(device.readChain(head, out, into));
+      device.push(head, i);
+      device.publish();
+      assert.equal(driver.collect(), [{ id: head, len: i }]);
+    }
+    assert.is(device.nextAvail, (65530 + 12 + 2 * size) & 0xffff);
+    assert.is(device.usedIndex, device.nextAvail);
+    assert.is(driver.usedIdx, device.usedIndex);
+    assert.is(device.broken, null);
+  });
+}
+
+test('a full ring in one batch across the wrap', () => {
+  const size = 256;
+  const { guest, driver, device } = setup(size, { base: 65535 - 100 });
+  const addr = guest.alloc(16);
+  const heads = Array.from({ length: size }, () => driver.chain([readable(addr, 1)]));
+  driver.offer(...heads);
+  const popped: number[] = [];
+  for (let head = device.pop(); head >= 0; head = device.pop()) popped.push(head);
+  assert.equal(popped, heads);
+  assert.is(device.inFlight, size);
+  for (const head of popped.toReversed()) device.push(head, 0);
+  device.publish();
+  assert.equal(
+    driver.collect().map((e) => e.id),
+    heads.toReversed(),
+  );
+});
+
+test('the used index is taken over from the ring', () => {
+  const { device } = setup(8, { base: 4711 });
+  assert.is(device.usedIndex, 4711);
+});
+
+test('values that make no ring are reasons, not exceptions', () => {
+  const guest = new FakeGuest();
+  const driver = new FakeRing(guest, 8);
+  const options = { guest: guest.memory, size: 8, eventIdx: false, indirect: true, base: 0 };
+  const create = (change: Partial<DeviceRingOptions>) => DeviceRing.create(driver.place, { ...options, ...change });
+  assert.match(String(create({ size: 6 })), /power of two/);
+  assert.match(String(create({ size: 2048 })), /1024/);
+  assert.match(String(create({ base: 65536 })), /65536 is not 0 to 65535/);
+  assert.match(String(create({ base: -1 })), /-1 is not/);
+  const { desc } = driver.place;
+  assert.match(String(DeviceRing.create({ desc, avail: desc, used: desc }, options)), /not set up/);
+});
+
+test('avail.idx too far ahead breaks the ring', () => {
+  const { driver, device } = setup(8, { base: 65534 });
+  driver.availIdx = 7; // 9 ahead
+  assert.is(device.pop(), RING_BROKEN);
+  assert.is(device.broken, 'avail.idx 7 is 9 ahead of 65534, queue size is 8');
+  assert.is(device.pop(), RING_BROKEN); // and stays so
+  driver.availIdx = 65534;
+  assert.is(device.pop(), RING_BROKEN);
+});
+
+test('avail.idx that goes back breaks the ring', () => {
+  const { driver, device } = setup(8, { base: 10 });
+  driver.availIdx = 9;
+  assert.is(device.pop(), RING_BROKEN);
+  assert.match(String(device.broken), /65535 ahead of 10/);
+});
+
+test('exactly the queue size ahead is allowed', () => {
+  const { guest, driver, device } = setup(8, { base: 3 });
+  const addr = guest.alloc(16);
+  driver.offer(...Array.from({ length: 8 }, () => driver.chain([readable(addr, 1)])));
+  for (let i = 0; i < 8; i++) assert.ok(device.pop() >= 0);
+  assert.is(device.pop(), RING_EMPTY);
+});
+
+test('jumpIsIdle: a runaway index is no work, until it makes sense again', () => {
+  const { guest, driver, device } = setup(8, { base: 100, jumpIsIdle: true });
+  driver.availIdx = 0; // what a hole in the mapping reads
+  assert.is(device.pop(), RING_EMPTY);
+  assert.is(device.broken, null);
+  assert.is(device.idleJumps, 1);
+  assert.not(device.armNotifications()); // no busy loop over the hole
+  const head = driver.chain([readable(guest.alloc(4), 4)]);
+  driver.offer(head);
+  assert.is(device.pop(), head);
+});
+
+test('a head beyond the queue breaks the ring', () => {
+  const { driver, device } = setup(8);
+  driver.offer(8);
+  assert.is(device.pop(), RING_BROKEN);
+  assert.is(device.broken, 'avail.ring[0] (index 0) names head 8, queue size is 8');
+});
+
+test('a head that is in flight breaks the ring; the others still come home', () => {
+  const { guest, driver, device } = setup(8, { base: 7 });
+  const head = driver.chain([writable(guest.alloc(4), 4)]);
+  driver.offer(head, head);
+  assert.is(device.pop(), head);
+  assert.ok(device.readChain(head, out, into));
+  assert.is(device.pop(), RING_BROKEN);
+  assert.is(device.broken, 'avail.ring[0] (index 8) names head 0, which is still in flight');
+  assert.is(device.inFlight, 1);
+  device.push(head, 4);
+  assert.is(device.inFlight, 0); // a drain ends
+  assert.not(device.publish());
+  assert.is(driver.usedIdx, 7); // but a broken ring is not written to
+});
+
+test('a head may come again once it is pushed, even before publish', () => {
+  const { guest, driver, device } = setup();
+  const head = driver.chain([writable(guest.alloc(4), 4)]);
+  driver.offer(head);
+  device.pop();
+  device.push(head, 0);
+  driver.offer(head);
+  assert.is(device.pop(), head);
+});
+
+test('completing twice is a bug of ours and throws', () => {
+  const { guest, driver, device } = setup();
+  const head = driver.chain([writable(guest.alloc(4), 4)]);
+  driver.offer(head);
+  device.pop();
+  device.push(head, 0);
+  assert.throws(() => device.push(head, 0), /head 0 is not in flight/);
+  assert.throws(() => device.push(3, 0), /head 3 is not in flight/);
+});
+
+test('a bad chain drops its head, empties the lists and breaks the ring', () => {
+  const { guest, driver, device } = setup();
+  driver.raw(5, { addr: guest.alloc(4), len: 4, flags: 1, next: 8 });
+  driver.offer(5);
+  assert.is(device.pop(), 5);
+  assert.not(device.readChain(5, out, into));
+  assert.match(
+    String(device.broken),
+    /^head 5: descriptor 5 \(addr 0x[0-9a-f]+ len 4 flags NEXT next 8\) leads out of/,
+  );
+  assert.equal([device.inFlight, out.count, into.count, device.chains], [0, 0, 0, 0]);
+  assert.is(device.pop(), RING_BROKEN);
+});
+
+test('goes on over a changed memory table, with its indexes', () => {
+  const { guest, driver, device } = setup(8, { base: 20 });
+  const first = driver.chain([readable(guest.alloc(4), 4)]);
+  driver.offer(first);
+  assert.is(device.pop(), first);
+  // The same guest memory appears elsewhere: copy it, as a new mapping would show it.
+  const moved = new FakeGuest();
+  guest.pieces.forEach((p, i) => {
+    moved.pieces[i].memory.u8.set(p.memory.u8);
+  });
+  const there = (gpa: number) => moved.part(gpa);
+  const place = { desc: there(driver.desc), avail: there(driver.avail), used: there(driver.used) };
+  device.replaceMemory(place, moved.memory);
+  device.push(first, 1);
+  device.publish();
+  assert.is(driver.usedIdx, 20); // the old place is left alone
+  assert.is(moved.u16(driver.used + 2), 21);
+  // New work is found at the new place and lies in the new memory.
+  moved.u16(driver.avail + 4 + 2 * (21 % 8), first);
+  moved.u16(driver.avail + 2, 22);
+  assert.is(device.pop(), first);
+  assert.ok(device.readChain(first, out, into));
+  assert.is(out.memory[0], moved.pieces[0].memory);
+});
+
+test('entries known before a memory change are looked up again', () => {
+  const { guest, driver, device } = setup(8);
+  const a = driver.chain([readable(guest.alloc(4), 4)]);
+  const b = driver.chain([readable(guest.alloc(4), 4)]);
+  driver.offer(a, b);
+  assert.is(device.pop(), a);
+  driver.availIdx = 1; // the new memory does not show the second
+  device.replaceMemory(driver.place, guest.memory);
+  assert.is(device.pop(), RING_EMPTY);
+});
+
+test('a new place that cannot hold the ring breaks it', () => {
+  const { guest, driver, device } = setup(8);
+  device.replaceMemory({ ...driver.place, used: { memory: guest.pieces[0].memory, offset: 6 } }, guest.memory);
+  assert.match(String(device.broken), /memory table change: used: offset 6/);
+  assert.is(device.pop(), RING_BROKEN);
+  device.replaceMemory(driver.place, guest.memory);
+  assert.is(device.pop(), RING_BROKEN); // broken is for good
+});
+
+test('dump shows both sides', () => {
+  const { guest, driver, device } = setup(8, { eventIdx: true, base: 9 });
+  driver.usedEvent = 77;
+  const head = driver.chain([readable(guest.alloc(4), 4)]);
+  driver.offer(head);
+  device.pop();
+  const dump = device.dump() as { driver: unknown; [key: string]: unknown };
+  assert.equal(dump.driver, { avail_flags: 0, avail_idx: 10, used_event: 77 });
+  assert.equal(dump['heads_in_flight'], [head]);
+  assert.equal([dump['next_avail'], dump['used_index'], dump['in_flight'], dump['broken']], [10, 9, 1, null]);
+  assert.equal(JSON.parse(JSON.stringify(dump)), dump); // goes over RPC as it is
+});
+
+test.run();
