@@ -82,6 +82,13 @@ export const preadAt = bind<(fd: number, addr: number, count: number, offset: nu
 export const pwriteAt = bind<(fd: number, addr: number, count: number, offset: number) => number>(
   'int64_t pwrite(int fd, uint64_t addr, size_t count, int64_t offset)',
 );
+/** @param iov address of an array of struct iovec. @param flags RWF bits */
+export const preadv2At = bind<(fd: number, iov: number, count: number, offset: number, flags: number) => number>(
+  'int64_t preadv2(int fd, uint64_t iov, int count, int64_t offset, int flags)',
+);
+export const pwritev2At = bind<(fd: number, iov: number, count: number, offset: number, flags: number) => number>(
+  'int64_t pwritev2(int fd, uint64_t iov, int count, int64_t offset, int flags)',
+);
 export const ftruncate = bind<(fd: number, length: number) => number>('int ftruncate(int fd, int64_t length)');
 export const fallocate = bind<(fd: number, mode: number, offset: number, length: number) => number>(
   'int fallocate(int fd, int mode, int64_t offset, int64_t length)',
@@ -90,6 +97,14 @@ export const fsync = bind<FdCall>('int fsync(int fd)');
 export const fdatasync = bind<FdCall>('int fdatasync(int fd)');
 export const fcntl = bind<(fd: number, command: number, arg: number) => number>(
   'int fcntl(int fd, int command, int arg)',
+);
+/** fcntl with a structure (the F_OFD locks). */
+export const fcntlBytes = bind<(fd: number, command: number, arg: Bytes) => number>(
+  'int fcntl(int fd, int command, void *arg)',
+);
+/** @param buffer struct statx, 256 bytes */
+export const statx = bind<(dirfd: number, path: string, flags: number, mask: number, buffer: Bytes) => number>(
+  'int statx(int dirfd, const char *path, int flags, unsigned int mask, void *buffer)',
 );
 export const fchmod = bind<(fd: number, mode: number) => number>('int fchmod(int fd, unsigned int mode)');
 /** ioctl with a pointer, and with an integer in its place: one C function, two prototypes. */
