@@ -1,4 +1,5 @@
 import { SgList } from '../memory/sg-list.ts';
+import type { Command } from './command.ts';
 
 /**
  * One SCSI command on its way through the emulation. The transport owns and reuses it (one a ring head); between
@@ -55,6 +56,9 @@ export class ScsiTask {
   senseLength = 0;
   /** Bytes read from dataOut or written to dataIn. The residual is the transport's sum. */
   transferred = 0;
+
+  /** The emulation's own half of this task, made at its first execute and kept. Transports leave it alone. */
+  command: Command | null = null;
 
   constructor(owner: TaskOwner) {
     this.owner = owner;

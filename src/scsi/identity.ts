@@ -1,0 +1,3 @@
+/** INQUIRY's names. The product comes from the disk's kind (BdevInfo.product). */
+export const VENDOR = 'INTEL';
+export const REVISION = '0001';

@@ -1,0 +1,33 @@
+/**
+ * The emulation's limits. Each bounds something that a guest could otherwise make as large as it likes; those that a
+ * guest must know are in VPD page B0h (block-limits.ts is made from these).
+ */
+
+/** Data of one READ, WRITE, VERIFY with data, ORWRITE: bytes (VPD B0h MAXIMUM TRANSFER LENGTH). */
+export const MAX_TRANSFER_BYTES = 4 * 1024 * 1024;
+/** COMPARE AND WRITE: blocks. Its CDB has one byte for the number. */
+export const MAX_COMPARE_AND_WRITE_BLOCKS = 255;
+/** One WRITE SAME: bytes. Larger ones are refused, so that one command is never long. */
+export const MAX_WRITE_SAME_BYTES = 32 * 1024 * 1024;
+/** UNMAP: blocks in all descriptors of a command, and descriptors. */
+export const MAX_UNMAP_BLOCKS = 0x40_0000;
+export const MAX_UNMAP_DESCRIPTORS = 256;
+
+/** One work buffer: what a multi-step command reads, compares or writes at a time. Bytes. */
+export const CHUNK_BYTES = 128 * 1024;
+/** Work buffers of one pool; commands beyond wait for one. */
+export const MAX_WORK_BUFFERS = 8;
+/** Steps that one command may take in a row when its disk completes at once; then others get their turn. */
+export const MAX_STEPS_A_TURN = 8;
+
+/** Parameter data of one command, either way, bytes. UNMAP's list is the longest one read: 8 + 256 * 16. */
+export const MAX_PARAMETER_BYTES = 64 * 1024;
+
+/** Logical units of one target. */
+export const MAX_LUNS = 256;
+/** I_T nexuses of one target. */
+export const MAX_NEXUSES = 16;
+/** Luns (controllers) that share one disk. */
+export const MAX_LUN_SLOTS = 64;
+/** I_T nexuses that one disk remembers: connected ones and registrants of persistent reservations. */
+export const MAX_DISK_NEXUSES = 64;
