@@ -25,7 +25,24 @@ function writeLine(...args: unknown[]): void {
   }
 }
 
+const layers = new Set<string>();
+
+/** Layers that have a logger on this thread, in the order of the alphabet. */
+export function logLayers(): string[] {
+  return [...layers].sort();
+}
+
+export function enabledLogs(layer: string): boolean {
+  return createDebug.enabled(`vvu:${layer}`);
+}
+
+/** Set what DEBUG says, for this thread and for those that start later. */
+export function enableLogs(namespaces: string): void {
+  createDebug.enable(namespaces);
+}
+
 export function logger(layer: string): Logger {
+  layers.add(layer);
   const log = createDebug(`vvu:${layer}`);
   log.log = writeLine;
   const warn = (...args: unknown[]) => writeLine(`${new Date().toISOString()} vvu:${layer}`, format(...args));
