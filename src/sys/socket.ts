@@ -81,13 +81,15 @@ export function listenUnix(path: string, mode = 0o600): Listener {
       remove();
       throw error;
     }
-    reserve ??= open('/dev/null', O.RDONLY);
+    reserves.set(fd, open('/dev/null', O.RDONLY));
     return {
       fd,
       path,
       close: () => {
         if (fd.closed) return;
         remove();
+        reserves.get(fd)?.close();
+        reserves.delete(fd);
         fd.close();
       },
     };
@@ -97,8 +99,8 @@ export function listenUnix(path: string, mode = 0o600): Listener {
   }
 }
 
-/** One descriptor kept back, to turn a caller away with when all others are used up. */
-let reserve: Fd | undefined;
+/** By listening socket: a descriptor kept back, to turn a caller away with when all others are used up. */
+const reserves = new Map<Fd, Fd>();
 
 /**
  * The next caller, or undefined when nobody waits.
@@ -120,13 +122,15 @@ export function accept(listener: Fd): Fd | undefined {
 }
 
 function turnAway(listener: Fd): void {
-  reserve?.close();
+  const reserve = reserves.get(listener);
+  if (reserve === undefined) return;
+  reserve.close();
   const fd = libc.accept4(listener.number, null, null, SOCK.CLOEXEC | SOCK.NONBLOCK);
   if (fd >= 0) libc.close(fd);
   try {
-    reserve = open('/dev/null', O.RDONLY);
+    reserves.set(listener, open('/dev/null', O.RDONLY));
   } catch {
-    reserve = undefined; // another thread was faster; the next listenUnix tries again
+    // Another thread was faster. The closed one stays: the next time tries it again.
   }
 }
 
