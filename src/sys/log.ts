@@ -32,38 +32,20 @@ export function logLayers(): string[] {
   return [...layers].sort();
 }
 
+/** Whether a layer's lines are written on this thread. */
 export function enabledLogs(layer: string): boolean {
   return createDebug.enabled(`vvu:${layer}`);
 }
 
-/** Set what DEBUG says, for this thread and for those that start later. */
+/** Set what DEBUG says ('vvu:scsi,vvu:rpc', 'vvu:*', '' for nothing), for this thread and for those that start later. */
 export function enableLogs(namespaces: string): void {
   createDebug.enable(namespaces);
 }
 
-const layers = new Set<string>();
-
 export function logger(layer: string): Logger {
-  layers.add(layer);
   layers.add(layer);
   const log = createDebug(`vvu:${layer}`);
   log.log = writeLine;
   const warn = (...args: unknown[]) => writeLine(`${new Date().toISOString()} vvu:${layer}`, format(...args));
   return Object.assign(log, { warn });
-}
-
-/** Layers that have asked for a logger in this thread, sorted. */
-export function logLayers(): string[] {
-  return [...layers].sort();
-}
-
-/** Whether a layer's lines are written in this thread. */
-export function enabledLogs(layer: string): boolean {
-  return createDebug.enabled(`vvu:${layer}`);
-}
-
-/** Set at run time, for this thread, what DEBUG says at its start: 'vvu:scsi,vvu:rpc', 'vvu:*', or '' for none. */
-export function enableLogs(namespaces: string): void {
-  if (namespaces === '') createDebug.disable();
-  else createDebug.enable(namespaces);
 }
