@@ -38,7 +38,7 @@ const LINKS: Record<string, string> = {
 };
 
 /** What every guest has: busybox for the small things, bash, our init. */
-async function baseTree(loads: string[]): Promise<FileTree> {
+async function baseTree(hostname: string, loads: string[]): Promise<FileTree> {
   const root = await guestTools();
   const tree = new FileTree();
   for (const name of ['dev', 'proc', 'sys', 'run', 'root', 'mnt', 'etc', 'usr/bin', 'usr/sbin', 'var/tmp']) {
@@ -60,6 +60,8 @@ async function baseTree(loads: string[]): Promise<FileTree> {
   tree.file('init', readFileSync(join(HERE, 'guest/init')), 0o755);
   tree.file('usr/sbin/console-shell', readFileSync(join(HERE, 'guest/console-shell')), 0o755);
   tree.file('etc/modules', loads.map((name) => `${name}\n`).join(''));
+  tree.file('etc/bashrc', "PS1='\\h:\\w\\$ '\nalias ll='ls -l'\n");
+  tree.file('etc/hostname', `${hostname}\n`);
   tree.file('etc/passwd', 'root:x:0:0:root:/root:/bin/bash\n');
   tree.file('etc/group', 'root:x:0:\n');
   tree.file('etc/nsswitch.conf', 'passwd: files\ngroup: files\nhosts: files\n');
@@ -87,7 +89,15 @@ function addDiskTools(tree: FileTree, root: string): void {
 async function cached(name: string, extra: unknown, build: () => Promise<FileTree>): Promise<string> {
   const hash = createHash('sha256').update(JSON.stringify(extra));
   hash.update(readFileSync(join(await guestTools(), '..', 'guest.stamp')));
-  for (const file of ['images.ts', 'programs.ts', 'elf.ts', 'cpio.ts', 'kernel-modules.ts', 'guest/init']) {
+  for (const file of [
+    'images.ts',
+    'programs.ts',
+    'elf.ts',
+    'cpio.ts',
+    'kernel-modules.ts',
+    'guest/init',
+    'guest/console-shell',
+  ]) {
     hash.update(readFileSync(join(HERE, file)));
   }
   const path = cachePath('images', `${name}-${hash.digest('hex').slice(0, 16)}.cpio`);
@@ -105,7 +115,7 @@ async function cached(name: string, extra: unknown, build: () => Promise<FileTre
 export function computeImage(): Promise<string> {
   return cached('compute', [COMPUTE_LOADS, COMPUTE_MODULES], async () => {
     const root = await guestTools();
-    const tree = await baseTree(COMPUTE_LOADS);
+    const tree = await baseTree('compute', COMPUTE_LOADS);
     addDiskTools(tree, root);
     await addModules(tree, await kernel(), COMPUTE_MODULES);
     return tree;
@@ -136,7 +146,7 @@ export async function applianceImage(options: ApplianceOptions = {}): Promise<st
   const recipe = { loads, node: process.version, modules: options.modules ?? {} };
   const base = await cached('appliance', recipe, async () => {
     const root = await guestTools();
-    const tree = await baseTree(loads);
+    const tree = await baseTree('appliance', loads);
     addProgram(tree, process.execPath, 'usr/bin/node', { folders: await nodeLibraryFolders() });
     addDiskTools(tree, root);
     const replace = Object.entries(options.modules ?? {}).map(([name, path]) => [name, readFileSync(path)]);

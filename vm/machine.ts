@@ -42,12 +42,12 @@ export interface MachineOptions {
   /** More arguments for QEMU. */
   args?: string[];
   accelerator?: Accelerator;
-  /** Called with what the console prints. */
-  onConsole?: (chunk: Buffer) => void;
 }
 
 export class Machine {
-  readonly console = new ConsoleLog();
+  readonly console: ConsoleLog;
+  /** Called with what the console prints. */
+  onConsole: ((chunk: Buffer) => void) | undefined;
   readonly process: ChildProcess;
   readonly guest: GuestChannel;
   readonly qmp: Qmp;
@@ -72,6 +72,7 @@ export class Machine {
     this.guest = parts.guest;
     this.qmp = parts.qmp;
     this.console = parts.console;
+    parts.process.stdout!.on('data', (chunk: Buffer) => this.onConsole?.(chunk));
   }
 
   /** Starts QEMU; its guest is only about to boot then. Throws with QEMU's message when it does not start. */
@@ -94,7 +95,6 @@ export class Machine {
     });
     child.stdout!.on('data', (chunk: Buffer) => {
       log.add(chunk);
-      options.onConsole?.(chunk);
     });
     const exited = new Promise<string>((resolve) => {
       child.once('close', () => resolve(`QEMU ended (${ending(child)})${said === '' ? '' : `: ${said.trim()}`}`));

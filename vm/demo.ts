@@ -1,0 +1,82 @@
+/**
+ * `npm run demo`: from nothing to a stock QEMU VM whose Linux has two disks of this target, and its shell for you. All it
+ * starts ends with it; all it fetches lies in the project's cache folder.
+ *
+ * Options: `--qemu 11` takes QEMU 11 or later instead of the machine's own; `--no-shell` ends after the disks are shown
+ * (so does a standard input that is no terminal).
+ */
+import { closeSync, existsSync, ftruncateSync, openSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { accelerator } from './accelerator.ts';
+import { startCompute } from './compute.ts';
+import { awaitDisks } from './disks.ts';
+import type { Machine } from './machine.ts';
+import { cachePath } from './paths.ts';
+import { progress } from './progress.ts';
+import { type QemuKind, qemu } from './qemu.ts';
+import { TargetProcess } from './target-process.ts';
+
+const FILE_DISK_BYTES = 400 * 2 ** 20;
+const CONTROL_BRACKET = 0x1d;
+
+const { values } = parseArgs({
+  options: { qemu: { type: 'string', default: 'system' }, 'no-shell': { type: 'boolean', default: false } },
+});
+const kind = values.qemu as QemuKind;
+
+/** Lends the console to the person at the terminal until the shell in the guest ends. */
+async function lendConsole(vm: Machine): Promise<void> {
+  const { stdin, stdout } = process;
+  console.log('\nThis is the shell of the compute VM. `exit` (or Ctrl-]) ends it and takes everything down.\n');
+  const size = `rows ${stdout.rows ?? 24} cols ${stdout.columns ?? 80}`;
+  await vm.run(`stty -F /dev/ttyS0 ${size}`);
+  vm.onConsole = (chunk) => stdout.write(chunk);
+  stdin.setRawMode(true);
+  stdin.resume();
+  const left = new Promise<void>((resolve) => {
+    stdin.on('data', (chunk: Buffer) => {
+      if (chunk.includes(CONTROL_BRACKET)) resolve();
+      else vm.process.stdin!.write(chunk);
+    });
+    stdin.once('end', resolve);
+  });
+  try {
+    const shell = vm.try('console-shell', 14 * 24 * 3600);
+    await Promise.race([left, shell, vm.exited]);
+    shell.catch(() => {});
+  } finally {
+    stdin.setRawMode(false);
+    stdin.pause();
+    vm.onConsole = undefined;
+  }
+}
+
+const disk = cachePath('demo.img');
+if (!existsSync(disk)) {
+  const fd = openSync(disk, 'w');
+  ftruncateSync(fd, FILE_DISK_BYTES);
+  closeSync(fd);
+}
+
+progress('preparing: packages and images come once and are kept in .cache/vm');
+const version = (await qemu(kind)).version.join('.');
+const accel = await accelerator();
+progress('starting the target with a 64 MiB memory disk and a file disk');
+const target = await TargetProcess.start({
+  args: ['--malloc', '64M', '--file', disk],
+  onOutput: (chunk) => process.stderr.write(chunk),
+});
+progress(`starting a VM: QEMU ${version}, ${accel === 'kvm' ? 'KVM' : 'emulated CPU (about 10 s to boot)'}`);
+const vm = await startCompute({ qemu: kind, scsi: [{ socket: target.socket() }] });
+await vm.booted();
+progress('the guest is up');
+await awaitDisks(vm, ['Malloc disk', 'AIO disk']);
+console.log('\n# lsscsi');
+console.log(await vm.run('lsscsi'));
+if (process.stdin.isTTY && !values['no-shell']) await lendConsole(vm);
+progress('taking everything down');
+if (vm.process.exitCode === null) await vm.close();
+const code = await target.end('SIGINT');
+if (code !== 0) console.error(`the target ended with ${code}`);
+await target.close();
+process.exit(code === 0 ? 0 : 1);
