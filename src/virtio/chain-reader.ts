@@ -104,7 +104,8 @@ export class ChainReader {
       if ((word & VIRTQ_DESC_F_NEXT) === 0) break;
       const next = word >>> 16;
       if (next >= entries) return this.fail(i, inTable, lo, hi, len, word, `leads out of its table of ${entries}`);
-      if (--left === 0) return this.fail(i, inTable, lo, hi, len, word, `is number ${entries} of the chain and goes on: a loop`);
+      if (--left === 0)
+        return this.fail(i, inTable, lo, hi, len, word, `is number ${entries} of the chain and goes on: a loop`);
       i = next;
     }
     if (out.bytes + into.bytes > MAX_CHAIN_BYTES) {

@@ -44,6 +44,8 @@ export interface DriverRingOptions {
   eventIdx: boolean;
   /** Present when VIRTIO_F_INDIRECT_DESC was negotiated and the driver wants it. */
   tables?: IndirectTables;
+  /** Where both indexes begin, mod 2^16; 0 unless the device is told so too. */
+  base?: number;
 }
 
 /** Bytes that {@link IndirectTables} take. */
@@ -96,13 +98,13 @@ export class DriverRing {
   private readonly tail: Uint16Array;
   private readonly taken: Uint16Array;
   private readonly writable: Float64Array;
-  private availIndex = 0;
-  private visibleAvail = 0;
-  private lastUsed = 0;
-  private knownUsed = 0;
+  private availIndex: number;
+  private visibleAvail: number;
+  private lastUsed: number;
+  private knownUsed: number;
 
   /**
-   * Zeroes the three parts and makes a ring there; the device must not have been told of it yet.
+   * Clears the three parts and makes a ring there; the device must not have been told of it yet.
    * @returns the ring, or why there can be none.
    */
   static create(place: RingPlace, options: DriverRingOptions): DriverRing | string {
@@ -119,8 +121,12 @@ export class DriverRing {
   }
 
   private constructor(place: RingPlace, options: DriverRingOptions) {
-    const { size, eventIdx, tables } = options;
+    const { size, eventIdx, tables, base = 0 } = options;
     this.place = place;
+    this.availIndex = base;
+    this.visibleAvail = base;
+    this.lastUsed = base;
+    this.knownUsed = base;
     this.size = size;
     this.mask = size - 1;
     this.eventIdx = eventIdx;
@@ -141,6 +147,8 @@ export class DriverRing {
     this.usedIdx = (used.offset + VIRTQ_USED.fields.idx[0]) >> 1;
     this.usedRing = (used.offset + VIRTQ_USED.size) >> 2;
     this.availEvent = (used.offset + availEventOffset(size)) >> 1;
+    this.avail16[this.availIdx] = base;
+    this.used16[this.usedIdx] = base;
 
     this.table32 = tables?.memory.u32 ?? desc.memory.u32;
     this.tableAt = (tables?.offset ?? 0) >> 2;
