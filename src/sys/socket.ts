@@ -19,16 +19,18 @@ export interface Listener {
   close(): void;
 }
 
-/** Whether somebody answers at `path`. */
+/**
+ * Whether a process holds the socket file at `path`. Asked with a datagram socket: a stream listener answers with EPROTOTYPE
+ * and never notices, where a real connection would end up in its queue.
+ */
 function isAlive(path: string): boolean {
-  const fd = Fd.take(check(libc.socket(AF_UNIX, STREAM, 0), 'socket'));
+  const fd = Fd.take(check(libc.socket(AF_UNIX, SOCK.DGRAM | SOCK.CLOEXEC, 0), 'socket'));
   try {
     const address = unixAddress(path);
     if (libc.connect(fd.number, address, address.length) === 0) return true;
     const error = libc.errno();
-    if (error === ERRNO.ECONNREFUSED) return false;
-    if (error === ERRNO.ENOENT) return false;
-    if (error === ERRNO.EAGAIN || error === ERRNO.EPROTOTYPE) return true; // a full backlog; another socket type
+    if (error === ERRNO.EPROTOTYPE || error === ERRNO.EPERM) return true;
+    if (error === ERRNO.ECONNREFUSED || error === ERRNO.ENOENT) return false;
     throw new SysError('connect', error, `${path} (to see whether its owner lives)`);
   } finally {
     fd.close();
@@ -44,14 +46,14 @@ function removeStale(path: string): void {
     return; // gone already
   }
   if (!stat.isSocket()) throw new Error(`${path} exists and is not a socket; remove it or choose another path`);
-  if (isAlive(path)) throw new SysError('bind', ERRNO.EADDRINUSE, `${path} (another process listens there)`);
+  if (isAlive(path)) throw new SysError('bind', ERRNO.EADDRINUSE, `${path} (another process has this socket)`);
   unlinkSync(path);
 }
 
 /**
  * Listen at `path`. A socket file that a dead process left is replaced.
  * @param mode permission bits of the socket file, whatever the umask is
- * @throws SysError EADDRINUSE when another process listens there; Error when the path is something else or too long
+ * @throws SysError EADDRINUSE when another process has it; Error when the path is something else or too long
  */
 export function listenUnix(path: string, mode = 0o600): Listener {
   const address = unixAddress(path);
@@ -114,24 +116,25 @@ export function accept(listener: Fd): Fd | undefined {
     const error = libc.errno();
     if (error === ERRNO.EAGAIN) return undefined;
     if (error === ERRNO.EMFILE || error === ERRNO.ENFILE) {
-      turnAway(listener);
+      if (!turnAway(listener)) return undefined;
       throw new SysError('accept', error, '(a connection was refused; raise the open files limit: ulimit -n)');
     }
     if (error !== ERRNO.EINTR && error !== ERRNO.ECONNABORTED) throw new SysError('accept', error);
   }
 }
 
-function turnAway(listener: Fd): void {
-  const reserve = reserves.get(listener);
-  if (reserve === undefined) return;
-  reserve.close();
+/** @returns false when there was nobody: the kernel looks for a descriptor before it looks for a caller */
+function turnAway(listener: Fd): boolean {
+  reserves.get(listener)?.close();
   const fd = libc.accept4(listener.number, null, null, SOCK.CLOEXEC | SOCK.NONBLOCK);
+  const nobody = fd < 0 && libc.errno() === ERRNO.EAGAIN;
   if (fd >= 0) libc.close(fd);
   try {
     reserves.set(listener, open('/dev/null', O.RDONLY));
   } catch {
     // Another thread was faster. The closed one stays: the next time tries it again.
   }
+  return !nobody;
 }
 
 /** Connect to a listening socket; at once or not at all (the backlog is full: EAGAIN). */
