@@ -23,7 +23,7 @@ const COMPUTE_MODULES = [...COMPUTE_LOADS, 'virtio_blk', 'xfs', 'vfat', 'nls_cp4
 const APPLIANCE_MODULES = ['virtio_scsi', 'sd_mod', 'sg', 'virtio_blk', 'vfio_pci', 'vfio_iommu_type1'];
 
 /** Network storage clients that the disk tools are linked with (elf.ts: removeLibraries). */
-const UNWANTED = /^lib(gfapi|nbd|pmem|pmemblk|pmem2|rados|rbd|ibverbs|rdmacm|curl|iscsi_)/;
+const UNWANTED = /^lib(gfapi|nbd|pmem|pmemblk|pmem2|rados|rbd|ibverbs|rdmacm|nfs)\b/;
 
 /** Programs of the disk tools' packages, by their path in the guest. */
 const COMPUTE_PROGRAMS = [

@@ -35,9 +35,10 @@ export function guestTools(): Promise<string> {
     // an installed system.
     pretend: [
       ...['libgfapi0', 'libnbd0', 'libpmem1', 'libpmemblk1', 'librados2', 'librbd1', 'libibverbs1', 'librdmacm1'],
-      ...['librdmacm1t64', 'libiscsi-rdma', 'libpmem2', 'libcurl3-gnutls', 'libicu72', 'libicu76', 'libicu78'],
+      ...['librdmacm1t64', 'libpmem2', 'libnfs14', 'libicu72', 'libicu76', 'libicu78'],
       ...[
         'python3',
+        'python3-dbus',
         'init-system-helpers',
         'initramfs-tools',
         'linux-base',

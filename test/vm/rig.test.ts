@@ -55,9 +55,9 @@ test('writes an archive that cpio programs read', async () => {
   tree.characterDevice('dev/null', 1, 3);
   const busybox = join(await guestTools(), 'usr/bin/busybox');
   const listed = (await run(busybox, ['cpio', '-tv'], { input: tree.toCpio() })).toString();
-  assert.match(listed, /^-rw-r-----\s+1 0\s+0\s+4 .* a\/b\/file$/m);
+  assert.match(listed, /^-rw-r----- 0\/0\s+4 .* a\/b\/file$/m);
   assert.match(listed, /a\/link -> b\/file/);
-  assert.match(listed, /^crw-------.* 1,\s*3 .* dev\/null$/m);
+  assert.match(listed, /^crw------- .* dev\/null$/m);
   assert.equal(tree.toCpio(), tree.toCpio());
 });
 
