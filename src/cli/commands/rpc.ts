@@ -1,0 +1,208 @@
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { RpcClient } from '../../rpc/client.ts';
+import { describeParams } from '../../rpc/describe.ts';
+import type { Method } from '../../rpc/method.ts';
+import { methodTable } from '../../rpc/methods/table.ts';
+import { nearest } from '../../rpc/suggest.ts';
+import { OperatorError } from '../operator-error.ts';
+import { DEFAULT_RPC_SOCKET } from '../options.ts';
+import { type Argument, type Form, formOf } from '../rpc-forms.ts';
+
+/** `vvu-target rpc METHOD ...`: rpc.py's argument forms in, its way of printing out. */
+
+interface RpcOptions {
+  sock: string;
+  rpcSocket?: string;
+  timeout: number;
+}
+
+export function rpcCommand(): Command {
+  return new Command('rpc')
+    .summary('call a method of a running target')
+    .usage('[options] METHOD [arguments...]')
+    .argument('<method>', 'method, in its modern or its older name; `rpc_get_methods` lists them')
+    .argument('[words...]', 'its arguments, as rpc.py takes them; or --json OBJECT')
+    .option('-s, --sock <path>', 'RPC socket of the target', DEFAULT_RPC_SOCKET)
+    .addOption(new Option('-r, --rpc-socket <path>', 'the same, as the target calls it').hideHelp())
+    .option('-t, --timeout <seconds>', 'give up after this long', parseSeconds, 60)
+    .passThroughOptions()
+    .allowUnknownOption()
+    .addHelpText(
+      'after',
+      `
+Examples:
+  vvu-target rpc construct_malloc_bdev 64 512 -b Malloc0
+  vvu-target rpc construct_vhost_scsi_controller --cpumask 0x1 vhost.0
+  vvu-target rpc add_vhost_scsi_lun vhost.0 2 Malloc0
+  vvu-target rpc bdev_get_bdevs -b Malloc0
+  vvu-target rpc bdev_null_create --json '{"name": "Null0", "num_blocks": 2048, "block_size": 512}'
+  vvu-target rpc save_config > target.json
+  vvu-target rpc METHOD --help`,
+    )
+    .action(async (name: string, words: string[], options: RpcOptions) => {
+      const call = parseCall(name, words);
+      if (call === undefined) return;
+      print(await send(options, name, call.params), call.form);
+    });
+}
+
+interface Call {
+  readonly params: Record<string, unknown> | undefined;
+  readonly form: Form | undefined;
+}
+
+/** From the words after METHOD to its parameters; undefined when it was a request for help. */
+export function parseCall(name: string, words: readonly string[]): Call | undefined {
+  const row = methodTable.get(name);
+  if (words[0] === '--json' && words.length === 2) {
+    return { params: parseJson(words[1], '--json'), form: row && formFor(row, name) };
+  }
+  if (row === undefined) {
+    if (words.length === 0) return { params: undefined, form: undefined }; // another target may know it
+    const near = nearest(name, methodTable.names);
+    throw new OperatorError(
+      `rpc: no method is called ${name}; ${near === undefined ? '`vvu-target rpc rpc_get_methods` lists them' : `did you mean ${near}?`}`,
+    );
+  }
+  const form = formFor(row, name);
+  const command = methodCommand(row, name, form);
+  try {
+    command.parse(words as string[], { from: 'user' });
+  } catch (error) {
+    if (error instanceof CommanderError && error.exitCode === 0) return undefined;
+    if (error instanceof CommanderError) {
+      throw new OperatorError(
+        `rpc ${name}: ${error.message.replace(/^error: /, '')}; see \`vvu-target rpc ${name} --help\``,
+      );
+    }
+    throw error;
+  }
+  if (row.names[0] === 'load_config') return { params: readConfig(command.opts()), form };
+  const typed: Record<string, unknown> = {};
+  form.arguments.forEach((argument, i) => {
+    if (command.processedArgs[i] !== undefined) typed[argument.name] = command.processedArgs[i];
+  });
+  for (const option of form.options) {
+    const value = command.getOptionValue(option.name);
+    if (value !== undefined) typed[option.name] = value;
+  }
+  return { params: form.convert(typed), form };
+}
+
+function formFor(row: Method, name: string): Form {
+  return formOf(row.names[0], name, describeParams(row));
+}
+
+function methodCommand(row: Method, name: string, form: Form): Command {
+  const command = new Command(name)
+    .description(row.summary)
+    .exitOverride()
+    .configureOutput({ writeErr: () => {} });
+  if (row.names[0] === 'load_config') {
+    return command.option('-j, --json_conf <file>', 'configuration file; without it, standard input');
+  }
+  for (const argument of form.arguments) {
+    command.argument(argument.required ? `<${argument.name}>` : `[${argument.name}]`, argument.description, (text) =>
+      parseValue(text, argument),
+    );
+  }
+  for (const option of form.options) {
+    const letter = form.short[option.name];
+    // rpc.py writes dashes; the parameters' own names work too.
+    const long = `--${option.name.replaceAll('_', '-')}`;
+    const flags = `${letter === undefined ? '' : `-${letter}, `}${long}`;
+    const added =
+      option.type === 'boolean'
+        ? command.createOption(flags, option.description)
+        : command.createOption(`${flags} <value>`, option.description).argParser((text) => parseValue(text, option));
+    added.attributeName = () => option.name;
+    if (option.required) added.makeOptionMandatory();
+    command.addOption(added);
+  }
+  return command;
+}
+
+function parseValue(text: string, { type }: Argument): unknown {
+  const types = type.split(' or ');
+  if (types.includes('integer') || types.includes('number')) {
+    const number = text.trim() === '' ? Number.NaN : Number(text);
+    if (!Number.isNaN(number)) return number;
+    if (!types.includes('string')) throw new InvalidArgumentError('a number is expected.');
+  }
+  if (types.includes('boolean')) {
+    if (text === 'true') return true;
+    if (text === 'false') return false;
+  }
+  if (types.includes('array') || types.includes('object')) {
+    if (/^\s*[[{]/.test(text)) {
+      try {
+        return JSON.parse(text);
+      } catch {
+        throw new InvalidArgumentError('this is no JSON.');
+      }
+    }
+    if (types.includes('array')) return text.split(/[\s,]+/).filter((word) => word !== '');
+  }
+  return text;
+}
+
+function parseJson(text: string, where: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new OperatorError(`rpc: ${where} is no JSON: ${(error as Error).message}`);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new OperatorError(`rpc: ${where} must hold an object of parameters: {"name": "value"}`);
+  }
+  return value as Record<string, unknown>;
+}
+
+function readConfig({ json_conf: file }: { json_conf?: string }): Record<string, unknown> {
+  try {
+    return parseJson(readFileSync(file ?? 0, 'utf8'), file ?? 'standard input');
+  } catch (error) {
+    if (error instanceof OperatorError) throw error;
+    throw new OperatorError(`rpc load_config: ${(error as Error).message}`);
+  }
+}
+
+function parseSeconds(text: string): number {
+  const seconds = Number(text);
+  if (!(seconds > 0)) throw new InvalidArgumentError('seconds are a number above 0.');
+  return seconds;
+}
+
+async function send(options: RpcOptions, name: string, params: Record<string, unknown> | undefined): Promise<unknown> {
+  const socket = options.rpcSocket ?? options.sock;
+  let client: RpcClient;
+  try {
+    client = await RpcClient.connect(socket);
+  } catch (error) {
+    const code = (error as { code?: string }).code;
+    const why =
+      code === 'ENOENT' || code === 'ECONNREFUSED'
+        ? 'no target listens there; start one (`vvu-target`) or name its socket with -s'
+        : code === 'EACCES'
+          ? 'permission denied: the socket belongs to the user who runs the target'
+          : (error as Error).message;
+    throw new OperatorError(`rpc: ${socket}: ${why}`);
+  }
+  try {
+    return await client.call(name, params, options.timeout * 1000);
+  } catch (error) {
+    throw new OperatorError(`rpc ${name}: ${(error as Error).message}`);
+  } finally {
+    client.close();
+  }
+}
+
+/** As rpc.py prints: names bare, objects as JSON, nothing for a bare success. */
+function print(result: unknown, form: Form | undefined): void {
+  if (result === true || result === undefined) return;
+  if (typeof result === 'string') console.log(result);
+  else if (form?.words && Array.isArray(result)) console.log(result.join(' '));
+  else console.log(JSON.stringify(result, null, 2));
+}

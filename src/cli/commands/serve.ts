@@ -1,0 +1,159 @@
+import { existsSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import type { Command } from 'commander';
+import { createFileBdev } from '../../bdev/file-bdev.ts';
+import { createMallocBdev } from '../../bdev/malloc-bdev.ts';
+import { createNullBdev } from '../../bdev/null-bdev.ts';
+import { Service } from '../../rpc/service.ts';
+import { notifySystemd } from '../../sys/systemd.ts';
+import type { Target } from '../../target/target.ts';
+import { OperatorError } from '../operator-error.ts';
+import { DEFAULT_RPC_SOCKET, parseSize, type QuickDisk } from '../options.ts';
+import { QEMU_NOTES, qemuCommand } from '../qemu-command.ts';
+import { fatal } from '../report.ts';
+
+/** `vvu-target` itself: run the target until a signal or an RPC ends it. */
+
+interface ServeOptions {
+  socket: string;
+  transport: string;
+  mask?: string;
+  rpcSocket: string;
+  config?: string;
+  state?: string;
+  singleThread?: boolean;
+  poll?: boolean;
+  waitForRpc?: boolean;
+}
+
+const QUICK_CONTROLLER = 'vhost.0';
+const MAX_DISKS = 8;
+/** How long requests in flight may take to end, ms. */
+const DRAIN_MS = 10_000;
+
+export function addServeOptions(command: Command, version: string): void {
+  const disks: QuickDisk[] = [];
+  command
+    .option(
+      '-S, --socket <dir>',
+      "directory of the controllers' sockets; with -T vvu the PCI address of the device",
+      '.',
+    )
+    .option('-T, --transport <name>', 'how front ends reach us: unix', 'unix')
+    .option('-m, --mask <cpus>', 'a reactor on each of these CPUs: 0x3 or [0,1] (default: one, on the first CPU)')
+    .option('-r, --rpc-socket <path>', 'RPC socket', DEFAULT_RPC_SOCKET)
+    .option('-c, --config <file>', 'configuration to load (from save_config)')
+    .option('--state <file>', 'keep the configuration in this file and load it at the next start')
+    .option('--single-thread', 'run the reactor on the main thread, for debugging')
+    .option('--poll', 'never sleep: lowest latency, one CPU per reactor always busy')
+    .option('--wait-for-rpc', 'make nothing before the RPC framework_start_init')
+    .option('--malloc <size>', 'serve a disk in memory on ./vhost.0 (repeatable)', (text) => {
+      disks.push({ kind: 'malloc', bytes: parseSize(text) });
+    })
+    .option('--file <path>', 'serve a file or block device on ./vhost.0 (repeatable)', (path) => {
+      disks.push({ kind: 'file', path });
+    })
+    .option('--null <size>', 'serve a disk that keeps nothing on ./vhost.0 (repeatable)', (text) => {
+      disks.push({ kind: 'null', bytes: parseSize(text) });
+    })
+    .action((options: ServeOptions) => serve(options, disks, version));
+}
+
+async function serve(options: ServeOptions, disks: readonly QuickDisk[], version: string): Promise<void> {
+  check(options, disks);
+  // Before anything is made: a signal during the start ends it in order, too.
+  let stop: (reason: string) => void = (reason) => {
+    console.error(`vvu-target: ${reason} during the start`);
+    process.exit(1);
+  };
+  let asked = false;
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGQUIT', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      if (asked) process.exit(1);
+      asked = true;
+      stop(signal);
+    });
+  }
+  const service = await Service.start({
+    version,
+    directory: options.socket,
+    rpcSocket: resolve(options.rpcSocket),
+    mask: options.mask,
+    singleThread: options.singleThread,
+    poll: options.poll,
+    config: options.config,
+    stateFile: options.state,
+    waitForRpc: options.waitForRpc,
+    onFailure: fatal,
+    onShutDown: (reason) => {
+      asked = true;
+      stop(reason);
+    },
+  });
+  stop = (reason) => void shutDown(service, reason);
+  try {
+    if (disks.length > 0) await serveDisks(service, disks);
+  } catch (error) {
+    await service.stop();
+    throw error;
+  }
+  console.log(`vvu-target ${version}: RPC at ${resolve(options.rpcSocket)}, controllers in ${resolve(options.socket)}`);
+  if (disks.length > 0) announce(join(resolve(options.socket), QUICK_CONTROLLER), disks);
+  notifySystemd('READY=1');
+}
+
+function check(options: ServeOptions, disks: readonly QuickDisk[]): void {
+  if (options.transport !== 'unix') {
+    throw new OperatorError(`-T ${options.transport}: no such transport; expected unix`);
+  }
+  if (!existsSync(options.socket)) {
+    throw new OperatorError(`-S ${options.socket}: there is no such directory; make it or name another one`);
+  }
+  if (disks.length > MAX_DISKS)
+    throw new OperatorError(`${disks.length} disks: a controller has ${MAX_DISKS} targets at most`);
+  if (disks.length > 0 && options.waitForRpc) {
+    throw new OperatorError('--wait-for-rpc makes nothing by itself: leave it out, or make the disks by RPC');
+  }
+}
+
+async function serveDisks({ target }: Service, disks: readonly QuickDisk[]): Promise<void> {
+  await target.withControllersHeld(async () => {
+    await target.createController(QUICK_CONTROLLER);
+    for (const disk of disks) await target.addTarget(QUICK_CONTROLLER, -1, await makeDisk(target, disk));
+  });
+}
+
+async function makeDisk(target: Target, disk: QuickDisk): Promise<string> {
+  const name = target.bdevs.freeName({ malloc: 'Malloc', null: 'Null', file: 'Aio' }[disk.kind]);
+  await target.bdevs.create(name, () => {
+    if (disk.kind === 'file') return createFileBdev({ name, filename: disk.path });
+    const numBlocks = disk.bytes / 512;
+    return disk.kind === 'malloc' ? createMallocBdev({ name, numBlocks }) : createNullBdev({ name, numBlocks });
+  });
+  return name;
+}
+
+function announce(socket: string, disks: readonly QuickDisk[]): void {
+  const what = disks.map(
+    (disk, i) => `target ${i}: ${disk.kind === 'file' ? disk.path : `${disk.kind} ${disk.bytes / 2 ** 20} MiB`}`,
+  );
+  console.log(
+    `${what.join(', ')} on ${socket}\n\nAttach a virtual machine:\n\n  ${qemuCommand(socket)}\n\n${QEMU_NOTES}`,
+  );
+}
+
+async function shutDown(service: Service, reason: string): Promise<void> {
+  console.log(`vvu-target: ${reason}, shutting down`);
+  notifySystemd('STOPPING=1');
+  const limit = setTimeout(async () => {
+    console.error(`vvu-target: requests in flight did not end within ${DRAIN_MS / 1000} s; giving up on them`);
+    process.exit(1);
+  }, DRAIN_MS);
+  try {
+    await service.stop();
+  } catch (error) {
+    fatal(error as Error);
+  }
+  clearTimeout(limit);
+  process.exit(0);
+}

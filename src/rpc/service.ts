@@ -1,0 +1,164 @@
+import { resolve } from 'node:path';
+import { logger } from '../sys/log.ts';
+import { TargetError } from '../target/errors.ts';
+import { readFileIfThere, writeFileWhole } from '../target/state-file.ts';
+import { Target, type TargetOptions } from '../target/target.ts';
+import { applyConfig, saveConfig } from './config.ts';
+import { Dispatcher } from './dispatcher.ts';
+import { RpcError } from './errors.ts';
+import type { App, RpcContext } from './method.ts';
+import { configSchema } from './methods/config.ts';
+import { methodTable } from './methods/table.ts';
+import { RpcServer } from './server.ts';
+
+/**
+ * The target with its RPC socket, from start to end: what `vvu-target` runs. One order: the socket is ours before
+ * anything is made, and gone before anything is taken down.
+ */
+
+const log = logger('rpc');
+
+export interface ServiceOptions extends TargetOptions {
+  version: string;
+  rpcSocket: string;
+  /** Configuration to load at the start. */
+  config?: string | undefined;
+  /** Configuration that is kept up to date by us; loaded instead of `config` once it is there. */
+  stateFile?: string | undefined;
+  /** Make nothing before framework_start_init. */
+  waitForRpc?: boolean | undefined;
+  /** An RPC asked for the end. */
+  onShutDown: (reason: string) => void;
+}
+
+export class Service implements App {
+  readonly version: string;
+  readonly target: Target;
+  private readonly options: ServiceOptions;
+  private readonly context: RpcContext;
+  private readonly dispatcher: Dispatcher;
+  private readonly server: RpcServer;
+  private state: 'startup' | 'initializing' | 'runtime' = 'startup';
+  private readonly ready: Promise<void>;
+  private readonly becomeReady: () => void;
+  /** The last configuration written to the state file. */
+  private written: string | undefined;
+
+  private constructor(options: ServiceOptions, target: Target) {
+    this.options = options;
+    this.version = options.version;
+    this.target = target;
+    this.context = { target, methods: methodTable, app: this };
+    this.dispatcher = new Dispatcher(this.context);
+    this.dispatcher.onConfigChange = () => this.saveState();
+    this.server = new RpcServer(this.dispatcher);
+    let becomeReady = () => {};
+    this.ready = new Promise((resolve) => {
+      becomeReady = resolve;
+    });
+    this.becomeReady = becomeReady;
+  }
+
+  /**
+   * Start reactors and the RPC socket, then load the configuration unless `waitForRpc`.
+   * @throws Error for the operator; nothing is left behind then
+   */
+  static async start(options: ServiceOptions): Promise<Service> {
+    const target = await Target.start(options);
+    const service = new Service(options, target);
+    try {
+      if (!options.waitForRpc) service.state = 'initializing';
+      await service.server.listen(options.rpcSocket);
+      if (!options.waitForRpc) await service.startInit();
+      return service;
+    } catch (error) {
+      await service.stop();
+      throw error;
+    }
+  }
+
+  get initialized(): boolean {
+    return this.state === 'runtime';
+  }
+
+  get initializing(): boolean {
+    return this.state === 'initializing';
+  }
+
+  async startInit(): Promise<void> {
+    this.state = 'initializing';
+    try {
+      await this.loadFiles();
+    } catch (error) {
+      this.state = 'startup';
+      throw error;
+    }
+    this.state = 'runtime';
+    this.saveState();
+    this.becomeReady();
+  }
+
+  waitInit(): Promise<void> {
+    return this.ready;
+  }
+
+  shutDown(reason: string): void {
+    this.options.onShutDown(reason);
+  }
+
+  /** Remove the RPC socket, drain and end the target, finish the answers. */
+  async stop(): Promise<void> {
+    this.server.stopListening();
+    await this.target.stop();
+    await this.server.close();
+  }
+
+  private async loadFiles(): Promise<void> {
+    const { config, stateFile } = this.options;
+    const state = stateFile === undefined ? undefined : readFileIfThere(stateFile);
+    if (state !== undefined) await this.load(state, stateFile as string);
+    else if (config !== undefined) await this.load(readConfig(config), config);
+  }
+
+  private async load(text: string, path: string): Promise<void> {
+    let parsed: ReturnType<typeof configSchema.safeParse>;
+    try {
+      parsed = configSchema.safeParse(JSON.parse(text));
+    } catch (error) {
+      throw new TargetError('EINVAL', `${path} is no JSON: ${(error as Error).message}`);
+    }
+    if (!parsed.success) {
+      const issue = parsed.error.issues[0];
+      throw new TargetError(
+        'EINVAL',
+        `${path}: ${issue.path.join('.') || 'the whole'}: ${issue.message}; save_config shows the form`,
+      );
+    }
+    log('loading %s', resolve(path));
+    try {
+      await applyConfig(parsed.data, this.context);
+    } catch (error) {
+      if (error instanceof RpcError) throw new RpcError(error.code, `${path}: ${error.message}`);
+      throw error;
+    }
+  }
+
+  private saveState(): void {
+    const { stateFile } = this.options;
+    if (stateFile === undefined || this.state !== 'runtime') return;
+    const text = `${JSON.stringify(saveConfig(this.target), null, 2)}\n`;
+    if (text === this.written) return;
+    try {
+      writeFileWhole(stateFile, text);
+      this.written = text;
+    } catch (error) {
+      log.warn(`the configuration could not be saved in ${stateFile}: ${(error as Error).message}`);
+    }
+  }
+}
+
+function readConfig(path: string): string {
+  const text = readFileIfThere(path);
+  if (text === undefined) throw new TargetError('ENOENT', `configuration ${path}: there is no such file`);
+  return text;
+}

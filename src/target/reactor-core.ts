@@ -1,0 +1,115 @@
+import { WorkBuffers } from '../scsi/work-buffers.ts';
+import type { EventLoop } from '../sys/event-loop.ts';
+import { enableLogs, logger } from '../sys/log.ts';
+import type { CommandName, CommandParams, CommandResult } from './commands.ts';
+import { TargetError } from './errors.ts';
+import { ReactorChannels } from './reactor-channels.ts';
+import { ReactorController, type ReactorParts } from './reactor-controller.ts';
+
+/**
+ * What a reactor owns and what it can be told to do. Runs wherever its event loop runs; callbacks only, no promises,
+ * because a reactor's thread hardly ever returns to Node.
+ */
+
+const log = logger('reactor');
+
+type Done<K extends CommandName> = (error: unknown, result?: CommandResult<K>) => void;
+type Handlers = { [K in CommandName]: (params: CommandParams<K>, done: Done<K>) => void };
+
+export class ReactorCore {
+  private readonly loop: EventLoop;
+  private readonly channels: ReactorChannels;
+  private readonly parts: ReactorParts;
+  private readonly controllers = new Map<string, ReactorController>();
+
+  constructor(loop: EventLoop) {
+    this.loop = loop;
+    this.channels = new ReactorChannels(loop);
+    this.parts = { loop, channels: this.channels, buffers: new WorkBuffers() };
+  }
+
+  /** @param done called once: now, later, or never when this throws */
+  execute(name: CommandName, params: never, done: (error: unknown, result?: unknown) => void): void {
+    if (log.enabled) log('%s %j', name, params);
+    this.handlers[name](params, done);
+  }
+
+  private readonly handlers: Handlers = {
+    openController: (params, done) => {
+      this.controllers.set(params.name, new ReactorController(params, this.parts));
+      done(undefined);
+    },
+    startController: ({ name }, done) => {
+      this.controller(name).start();
+      done(undefined);
+    },
+    closeController: ({ name, force }, done) => {
+      const controller = this.controller(name);
+      if (!force && controller.connected > 0) {
+        throw new TargetError('EBUSY', `controller ${name} has a front end connected; stop that virtual machine first`);
+      }
+      this.controllers.delete(name);
+      controller.close(() => done(undefined));
+    },
+    addTarget: (params, done) => {
+      this.controller(params.controller).addTarget(params);
+      done(undefined);
+    },
+    removeTarget: ({ controller, target }, done) => {
+      this.controller(controller).removeTarget(target, () => done(undefined));
+    },
+    bdevRemoved: ({ name, uuid }, done) => {
+      this.channels.removed(name, uuid);
+      done(undefined);
+    },
+    bdevResized: (share, done) => {
+      const disk = this.channels.find(share.info.name);
+      if (disk !== undefined) {
+        disk.channel.resized?.(share);
+        for (const controller of this.controllers.values()) controller.capacityChanged(disk);
+      }
+      done(undefined);
+    },
+    describe: ({ name }, done) => done(undefined, { sessions: this.controller(name).sessions() }),
+    dump: ({ name }, done) => done(undefined, this.controller(name).dump()),
+    inflight: ({ olderThanMs }, done) => {
+      const all = [...this.controllers.values()].flatMap((controller) => controller.inflight());
+      done(
+        undefined,
+        all.filter((request) => request.age_ms >= olderThanMs),
+      );
+    },
+    stats: (_, done) => {
+      done(undefined, {
+        ...this.loop.stats,
+        heapUsed: process.memoryUsage().heapUsed,
+        channels: [...this.channels.all()].map(({ name, channel, users }) => ({
+          bdev: name,
+          in_flight: channel.inFlight,
+          luns: users,
+          zero_copy: channel.zeroCopy,
+        })),
+      });
+    },
+    setLogs: ({ namespaces }, done) => {
+      enableLogs(namespaces);
+      done(undefined);
+    },
+    shutdown: (_, done) => {
+      let left = this.controllers.size;
+      if (left === 0) return done(undefined);
+      for (const controller of this.controllers.values()) {
+        controller.close(() => {
+          if (--left === 0) done(undefined);
+        });
+      }
+      this.controllers.clear();
+    },
+  };
+
+  private controller(name: string): ReactorController {
+    const controller = this.controllers.get(name);
+    if (controller === undefined) throw new TargetError('ENODEV', `no controller is called ${name}`);
+    return controller;
+  }
+}
