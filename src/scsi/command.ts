@@ -59,9 +59,8 @@ export class Command implements BdevIoOwner {
   fua = false;
   /** Byte of dataOut from which the data comes. */
   dataOffset = 0;
-  /** Free for the handler. */
-  count = 0;
-  mode = 0;
+  /** What follows when a part that several commands share has succeeded. */
+  after: Step | null = null;
   buffer: Memory | null = null;
   /** `buffer` as a list of one segment. */
   readonly work = new SgList(1);
@@ -115,6 +114,15 @@ export class Command implements BdevIoOwner {
   respond(allocation: number): boolean {
     sendResponse(this.task, responseWriter, allocation);
     return true;
+  }
+
+  /** Begin a command of many disk requests. */
+  begin(lba: number, blocks: number, fua: boolean): void {
+    this.lba = lba;
+    this.blocks = blocks;
+    this.fua = fua;
+    this.progress = 0;
+    this.dataOffset = 0;
   }
 
   // Disk requests.

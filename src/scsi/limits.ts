@@ -15,13 +15,18 @@ export const MAX_UNMAP_DESCRIPTORS = 256;
 
 /** One work buffer: what a multi-step command reads, compares or writes at a time. Bytes. */
 export const CHUNK_BYTES = 128 * 1024;
+/** One disk request of a command that moves no data of its own (UNMAP, WRITE_ZEROES) or compares: bytes. */
+export const ZERO_CHUNK_BYTES = 32 * 1024 * 1024;
+export const COMPARE_CHUNK_BYTES = 1024 * 1024;
 /** Work buffers of one pool; commands beyond wait for one. */
 export const MAX_WORK_BUFFERS = 8;
 /** Steps that one command may take in a row when its disk completes at once; then others get their turn. */
 export const MAX_STEPS_A_TURN = 8;
 
-/** Parameter data of one command, either way, bytes. UNMAP's list is the longest one read: 8 + 256 * 16. */
+/** Parameter data composed for one command, bytes. */
 export const MAX_PARAMETER_BYTES = 64 * 1024;
+/** A MODE SELECT or PERSISTENT RESERVE OUT parameter list, bytes; longer ones are refused. */
+export const MAX_PARAMETER_LIST = 4096;
 
 /** Logical units of one target. */
 export const MAX_LUNS = 256;

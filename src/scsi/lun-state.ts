@@ -49,6 +49,8 @@ export const NexusWord = {
   KEY_LO: 5,
   /** Pending unit attentions, a mask of Attention. */
   ATTENTION: 6,
+  /** Counts PREEMPT AND ABORTs against this nexus: its Lun aborts its tasks. */
+  ABORTS: 7,
 } as const;
 
 export const NexusFlag = { CONNECTED: 1, REGISTERED: 2 } as const;

@@ -1,12 +1,13 @@
 import type { BdevChannel, BdevInfo } from '../bdev/bdev.ts';
 import { BdevOp, BdevStatus } from '../bdev/bdev.ts';
 import { Command, type Step, Waiting } from './command.ts';
-import { MAX_NEXUSES, MAX_TRANSFER_BYTES } from './limits.ts';
+import { MAX_TRANSFER_BYTES } from './limits.ts';
 import { LunState, ModeBit, NexusWord, StateWord } from './lun-state.ts';
-import { initiatorId } from './names.ts';
+import { NexusTable } from './nexus-table.ts';
 import { Access, CommandTable, type OpcodeRow } from './opcode-row.ts';
 import { OPCODES } from './opcodes.ts';
 import { reservationConflict } from './reservation-check.ts';
+import type { ReservationStore } from './reservation-store.ts';
 import { NONE, Sense, senseOfBdevStatus } from './sense.ts';
 import { COUNTERS, Counter, latencyBucket, READ_LATENCY, WRITE_LATENCY } from './statistics.ts';
 import { ScsiStatus } from './status.ts';
@@ -54,9 +55,9 @@ export interface LunOptions {
   portName?: string;
   /** SCSI name of the target device, VPD 83h. */
   targetName?: string;
+  /** Where APTPL reservations are kept. The one who makes `state` restores them. */
+  reservationStore?: ReservationStore;
 }
-
-const UNKNOWN_NEXUS = -2;
 
 export class Lun {
   readonly id: number;
@@ -66,15 +67,19 @@ export class Lun {
   readonly buffers: WorkBuffers;
   readonly counters: Float64Array;
   readonly tasks: TaskSet;
+  readonly nexuses: NexusTable;
   readonly commands: CommandTable;
   readonly relativePort: number;
   readonly portName: string;
   readonly targetName: string;
+  readonly reservationStore: ReservationStore | null;
   inventory: LunInventory;
   readonly clock: Clock;
 
   /** Blocks one data transfer may have. */
   readonly maxTransfer: number;
+  /** The disk knows COMPARE; turns false when it says that it doesn't. */
+  diskCompares = true;
   // Copies of what the shared state says; see refresh.
   descriptorSense = false;
   writeProtected = false;
@@ -84,9 +89,6 @@ export class Lun {
   private seenChanges = -1;
   private seenResets: number;
 
-  /** Record of each nexus in the shared state; -1 without one, UNKNOWN_NEXUS before its first command. */
-  private readonly records = new Int16Array(MAX_NEXUSES).fill(UNKNOWN_NEXUS);
-  private readonly names: string[] = [];
   /** Commands whose turn comes with the next poll. */
   private turns: Command[] = [];
   private closed = false;
@@ -99,8 +101,10 @@ export class Lun {
     this.buffers = options.buffers ?? new WorkBuffers();
     this.counters = options.counters ?? new Float64Array(COUNTERS);
     this.relativePort = options.relativePort ?? 1;
+    this.nexuses = new NexusTable(this.state, this.relativePort);
     this.portName = options.portName ?? 'vhost';
     this.targetName = options.targetName ?? 'Target 0';
+    this.reservationStore = options.reservationStore ?? null;
     this.clock = options.clock ?? { now: 0 };
     this.inventory = { lunNumbers: () => [this.id], lunsReported: () => {} };
     this.maxTransfer = Math.floor(MAX_TRANSFER_BYTES / this.info.blockSize);
@@ -128,6 +132,7 @@ export class Lun {
       command = new Command(task);
       task.command = command;
     }
+    if (this.state.words[StateWord.CHANGES] !== this.seenChanges) this.stateChanged();
     clearResult(task);
     const row = this.commands.find(task.cdb);
     command.lun = this;
@@ -141,7 +146,6 @@ export class Lun {
       this.finishUnknown(command);
       return;
     }
-    if (this.state.words[StateWord.CHANGES] !== this.seenChanges) this.refresh();
     const record = this.recordOf(task.nexus);
     if (record >= 0 && row.attention) {
       const pending = this.state.words[this.state.nexusWord(record, NexusWord.ATTENTION)];
@@ -188,14 +192,15 @@ export class Lun {
     return true;
   }
 
-  /** Refuse bits that the row does not look at; the obsolete LUN field (byte 1) and vendor bits of CONTROL may be set. */
+  /** Refuse bits that the row does not look at; vendor-specific bits of CONTROL may be set. */
   private cleanBits(command: Command, row: OpcodeRow): boolean {
     const cdb = command.task.cdb;
     const usage = row.usage;
     const last = row.length - 1;
     for (let i = 1; i <= last; i++) {
       let extra = cdb[i] & ~usage[i];
-      if (i === 1) extra &= row.length === 6 ? 0x1f : 0xff;
+      if (i === 1 && row.length === 6) extra &= 0x1f; // the obsolete LUN field
+      if (i === 1 && row.serviceAction >= 0) extra &= 0xe0;
       if (i === last) extra &= 0x3f;
       if (extra !== 0) {
         command.invalidCdb(i, 31 - Math.clz32(extra));
@@ -288,7 +293,7 @@ export class Lun {
 
   /** Let waiting commands go on. @returns how many got a turn */
   poll(): number {
-    if (this.state.words[StateWord.RESETS] !== this.seenResets) this.followReset();
+    if (this.state.words[StateWord.CHANGES] !== this.seenChanges) this.stateChanged();
     const turns = this.turns;
     if (turns.length > 0) {
       this.turns = [];
@@ -329,6 +334,7 @@ export class Lun {
     });
     this.state.attendOthers(-1, Attention.BUS_DEVICE_RESET);
     this.seenResets = Atomics.add(this.state.words, StateWord.RESETS, 1) + 1;
+    this.state.changed();
     this.cancel(others, TaskResponse.RESET, done);
     this.channel.reset();
   }
@@ -363,43 +369,31 @@ export class Lun {
 
   /** Name an initiator before its first command. Unnamed ones are called "initiator N". */
   nameNexus(nexus: number, name: string): void {
-    this.names[nexus] = name;
+    this.nexuses.name(nexus, name);
   }
 
-  /** The I_T nexus is lost: reservations of RESERVE go, persistent ones stay. */
+  /** The I_T nexus is lost: a RESERVE of it goes, its registration stays. */
   disconnectNexus(nexus: number): void {
-    const record = this.records[nexus] ?? UNKNOWN_NEXUS;
-    if (record >= 0) this.state.disconnectNexus(record);
-    if (nexus < MAX_NEXUSES) this.records[nexus] = UNKNOWN_NEXUS;
+    this.nexuses.disconnect(nexus);
   }
 
   /** Record of a nexus in the shared state, -1 when it has none. */
   recordOf(nexus: number): number {
-    const record = this.records[nexus];
-    return record === UNKNOWN_NEXUS ? this.connectNexus(nexus) : (record ?? -1);
-  }
-
-  private connectNexus(nexus: number): number {
-    const id = initiatorId(this.names[nexus] ?? `initiator ${nexus}`);
-    const record = this.state.connectNexus(id.hi, id.lo, this.relativePort);
-    this.records[nexus] = record;
-    return record;
-  }
-
-  /** Establish a unit attention for the nexuses of this controller. */
-  attend(bits: number): void {
-    for (const record of this.records) if (record >= 0) this.state.attend(record, bits);
-  }
-
-  /** A nexus learned of a condition by other means. */
-  attentionTold(nexus: number, bits: number): void {
-    const record = this.records[nexus];
-    if (record >= 0) this.state.clearAttention(record, bits);
+    return this.nexuses.recordOf(nexus);
   }
 
   /** `info.numBlocks` has changed. */
   capacityChanged(): void {
-    this.attend(Attention.CAPACITY_CHANGED);
+    this.nexuses.attend(Attention.CAPACITY_CHANGED);
+  }
+
+  /** The shared state has changed: see what it means for this Lun. */
+  stateChanged(): void {
+    this.refresh();
+    if (this.state.words[StateWord.RESETS] !== this.seenResets) this.followReset();
+    for (const nexus of this.nexuses.takeAborted()) {
+      this.cancel(this.tasks.ofNexus(nexus), TaskResponse.ABORTED, () => {});
+    }
   }
 
   private refresh(): void {
@@ -416,7 +410,7 @@ export class Lun {
   close(): void {
     if (this.closed) return;
     this.closed = true;
-    for (let nexus = 0; nexus < MAX_NEXUSES; nexus++) this.disconnectNexus(nexus);
+    this.nexuses.disconnectAll();
     this.tasks.close();
   }
 }

@@ -1,8 +1,8 @@
 import { BdevOp } from '../bdev/bdev.ts';
 import { be16, be32, be64 } from './bytes.ts';
+import { refuseRange, refuseWrite } from './checks.ts';
 import type { Command, Step } from './command.ts';
 import type { Lun } from './lun.ts';
-import { Sense } from './sense.ts';
 import { Counter } from './statistics.ts';
 
 /**
@@ -12,27 +12,6 @@ import { Counter } from './statistics.ts';
 
 const FUA = 0x08;
 const PROTECT = 0xe0;
-
-/**
- * Check the range and the size of a transfer against disk and limits, in the order in which a guest expects the
- * answers. @returns true when refused (the result is set)
- */
-export function refuseRange(lun: Lun, command: Command, lba: number, blocks: number, lengthByte: number): boolean {
-  if (lba > lun.info.numBlocks - blocks) return command.fail(Sense.LBA_OUT_OF_RANGE, exact(lba));
-  if (blocks > lun.maxTransfer) return command.invalidCdb(lengthByte);
-  return false;
-}
-
-/** An LBA for the INFORMATION field; NONE (-1) when the Number is not exact. */
-function exact(lba: number): number {
-  return lba <= Number.MAX_SAFE_INTEGER ? lba : -1;
-}
-
-/** The unit can't be written: set the result. @returns true when refused */
-export function refuseWrite(lun: Lun, command: Command): boolean {
-  if (!lun.writeProtected) return false;
-  return command.fail(lun.info.readOnly ? Sense.WRITE_PROTECTED : Sense.SOFTWARE_WRITE_PROTECTED);
-}
 
 function read(lun: Lun, command: Command, lba: number, blocks: number, fua: boolean, lengthByte: number): boolean {
   lun.counters[Counter.READ_COMMANDS]++;

@@ -26,7 +26,7 @@ export class ScsiTarget implements LunInventory {
   addLun(lun: Lun): void {
     if (!(lun.id >= 0 && lun.id < MAX_LUNS)) throw new RangeError(`LUN ${lun.id} is not in 0 to ${MAX_LUNS - 1}`);
     if (this.map.has(lun.id)) throw new Error(`LUN ${lun.id} is taken: remove it first`);
-    for (const other of this.map.values()) other.attend(Attention.LUNS_CHANGED);
+    for (const other of this.map.values()) other.nexuses.attend(Attention.LUNS_CHANGED);
     this.map.set(lun.id, lun);
     this.table[lun.id] = lun;
     lun.inventory = this;
@@ -43,7 +43,7 @@ export class ScsiTarget implements LunInventory {
     this.map.delete(id);
     this.table[id] = null;
     this.listNumbers();
-    for (const other of this.map.values()) other.attend(Attention.LUNS_CHANGED);
+    for (const other of this.map.values()) other.nexuses.attend(Attention.LUNS_CHANGED);
     this.leaving.add({ lun, done });
     this.reapLeaving();
     return true;
@@ -67,7 +67,7 @@ export class ScsiTarget implements LunInventory {
   }
 
   lunsReported(nexus: number): void {
-    for (const lun of this.map.values()) lun.attentionTold(nexus, Attention.LUNS_CHANGED);
+    for (const lun of this.map.values()) lun.nexuses.told(nexus, Attention.LUNS_CHANGED);
   }
 
   execute(task: ScsiTask): void {

@@ -1,5 +1,6 @@
 import { BdevOp, BdevStatus } from '../bdev/bdev.ts';
 import { be16, be32, be64 } from './bytes.ts';
+import { refuseLba } from './checks.ts';
 import type { Command, Step } from './command.ts';
 import type { Lun } from './lun.ts';
 import { NexusWord } from './lun-state.ts';
@@ -64,7 +65,7 @@ export const preventAllowMediumRemoval: Step = (_lun, command) =>
 
 /** Disks flush as a whole. IMMED is allowed to wait (SBC-3 5.26), and does. */
 function synchronize(lun: Lun, command: Command, lba: number, blocks: number): boolean {
-  if (lba > lun.info.numBlocks - blocks) return command.fail(Sense.LBA_OUT_OF_RANGE);
+  if (refuseLba(lun, command, lba, blocks)) return true;
   return flush(lun, command);
 }
 
