@@ -1,0 +1,189 @@
+/**
+ * A started vring: the device half of the ring, the requests taken from it, and how to notify. The model takes heads
+ * and completes them here; the session stops it. Its one rule: every head that `read` accepted is completed exactly
+ * once, and the memory it was translated with stays mapped until then.
+ */
+import type { SgList } from '../memory/sg-list.ts';
+import type { DeviceRing } from '../virtio/device-ring.ts';
+import type { ModelQueue } from './device-model.ts';
+import { PUBLISH_EVERY, REQUESTS_PER_PASS } from './limits.ts';
+import { MemoryTable, type MemoryTables } from './memory-table.ts';
+import type { KickSource, Notifier } from './transport.ts';
+
+/** What it tells the session. */
+export interface RunningRingOwner {
+  /** The ring broke: `ring.broken` says why. Once. */
+  ringBroke(running: RunningRing): void;
+  /** `whenIdle` was asked for, and nothing is outstanding now. */
+  ringIdle(running: RunningRing): void;
+}
+
+const NO_TABLE = new MemoryTable([]);
+
+export class RunningRing {
+  readonly index: number;
+  readonly ring: DeviceRing;
+  /** Changes while running (SET_VRING_KICK again). */
+  kick: KickSource;
+  /** Where used buffers are reported; null: the driver polls. Changes while running (SET_VRING_CALL). */
+  call: Notifier | null;
+  /** SET_VRING_ENABLE. A disabled ring takes nothing, but completes what it took. */
+  enabled: boolean;
+  /** Requests accepted and not completed. */
+  outstanding = 0;
+
+  private readonly owner: RunningRingOwner;
+  private readonly memory: MemoryTables;
+  private readonly tableOf: MemoryTable[];
+  private queue!: ModelQueue;
+  private unpublished = 0;
+  private stopping = false;
+  private dead = false;
+  private brokenReported = false;
+
+  constructor(
+    owner: RunningRingOwner,
+    index: number,
+    ring: DeviceRing,
+    memory: MemoryTables,
+    kick: KickSource,
+    call: Notifier | null,
+    enabled: boolean,
+  ) {
+    this.owner = owner;
+    this.index = index;
+    this.ring = ring;
+    this.memory = memory;
+    this.kick = kick;
+    this.call = call;
+    this.enabled = enabled;
+    this.tableOf = new Array<MemoryTable>(ring.size).fill(NO_TABLE);
+  }
+
+  // For the session.
+
+  begin(queue: ModelQueue): void {
+    this.queue = queue;
+    // The driver may have been notified through another descriptor before: one interrupt too many costs nothing.
+    this.call?.signal();
+  }
+
+  poll(): number {
+    let done = 0;
+    if (this.enabled && !this.stopping && this.ring.broken === null) {
+      done = this.queue.poll(REQUESTS_PER_PASS);
+      if (this.ring.broken !== null) this.reportBroken();
+    }
+    if (this.unpublished > 0) {
+      done += this.unpublished;
+      this.publish();
+    }
+    return done;
+  }
+
+  arm(): boolean {
+    if (this.unpublished > 0) return true;
+    if (!this.enabled || this.stopping || this.ring.broken !== null) return false;
+    return this.queue.arm();
+  }
+
+  disarm(): void {
+    if (this.enabled && !this.stopping && this.ring.broken === null) this.queue.disarm();
+  }
+
+  /** Take nothing more. `owner.ringIdle` follows when (or as soon as) nothing is outstanding. */
+  stop(): void {
+    this.stopping = true;
+    if (this.outstanding === 0) this.idle();
+  }
+
+  /**
+   * The front end has gone. Completions end here from now on: the driver's next back end finds the heads not used,
+   * and does them again. The used ring must not move any more, for the front end has read where it stands.
+   */
+  abandon(): void {
+    this.dead = true;
+    this.stop();
+  }
+
+  /** Nothing may be written for the driver any more. */
+  get abandoned(): boolean {
+    return this.dead;
+  }
+
+  private idle(): void {
+    if (!this.dead) this.publish();
+    this.owner.ringIdle(this);
+  }
+
+  /** The session has seen `ringIdle` and is done with it. */
+  ended(): void {
+    this.queue.stopped();
+  }
+
+  private publish(): void {
+    this.unpublished = 0;
+    if (this.ring.publish()) this.call?.signal();
+  }
+
+  private reportBroken(): void {
+    if (this.brokenReported) return;
+    this.brokenReported = true;
+    this.owner.ringBroke(this);
+  }
+
+  /** The ring broke outside a pass (its memory went away). */
+  checkBroken(): void {
+    if (this.ring.broken !== null) this.reportBroken();
+  }
+
+  // For the model. Hot path.
+
+  /** The next head to read, or a negative number when there is none now. */
+  next(): number {
+    return this.ring.broken === null && !this.stopping ? this.ring.pop() : -1;
+  }
+
+  /**
+   * Read the chain of the head `next` gave: readable buffers to `out`, writable ones to `into`.
+   * @returns false when the ring is broken now; the head is gone then. True: `complete` it once.
+   */
+  read(head: number, out: SgList, into: SgList): boolean {
+    if (!this.ring.readChain(head, out, into)) return false;
+    const table = this.memory.current;
+    table.hold();
+    this.tableOf[head] = table;
+    this.outstanding++;
+    return true;
+  }
+
+  /** Make completions visible now, for those that no pass follows. */
+  flush(): void {
+    if (this.unpublished > 0) this.publish();
+  }
+
+  /** @param written bytes written to the writable buffers, from their beginning on */
+  complete(head: number, written: number): void {
+    this.release(head);
+    if (!this.dead) {
+      this.ring.push(head, written);
+      if (++this.unpublished >= PUBLISH_EVERY) this.publish();
+    }
+    if (this.stopping && this.outstanding === 0) this.idle();
+  }
+
+  /** The chain of a head that `read` accepted makes no sense: the ring is broken, the head is not answered. */
+  fail(head: number, reason: string): void {
+    this.release(head);
+    this.ring.broken ??= `head ${head}: ${reason}`;
+    // The session hears of it at the end of the queue's poll; outside of one, now.
+    if (this.stopping && this.outstanding === 0) this.idle();
+  }
+
+  private release(head: number): void {
+    const table = this.tableOf[head];
+    this.tableOf[head] = NO_TABLE;
+    this.outstanding--;
+    table.drop();
+  }
+}

@@ -1,0 +1,78 @@
+/**
+ * Request slots of one session, shared by its request queues. A slot is made when it is first needed and then kept,
+ * so steady state allocates nothing; and there are at most so many, so that queues and scatter lists of a hostile
+ * guest's size cost a bounded amount of memory.
+ */
+import { SgList } from '../memory/sg-list.ts';
+import { ScsiTask, type TaskOwner } from '../scsi/task.ts';
+import { MAX_IN_FLIGHT } from './limits.ts';
+import type { TargetEntry } from './scsi-controller.ts';
+import { RESPONSE } from './scsi-wire.ts';
+
+/** The queue that took a request. */
+export interface RequestHome {
+  readonly index: number;
+  /** The target is done with it: its result is set. */
+  finish(slot: RequestSlot): void;
+}
+
+/** One request: the task, and what the transport needs to answer it. */
+export class RequestSlot extends ScsiTask {
+  home: RequestHome | null = null;
+  head = 0;
+  /** Where the response goes: in as many pieces as it has bytes, if the driver likes. */
+  readonly place = new SgList(2, RESPONSE.size);
+  /** The target that has the task; null when none has. */
+  entry: TargetEntry | null = null;
+}
+
+export class RequestPool implements TaskOwner {
+  private readonly slots: RequestSlot[] = [];
+  /** Free slots: a stack with its height beside it, for an array that shrinks and grows allocates. */
+  private readonly free: RequestSlot[] = [];
+  private height = 0;
+  private readonly limit: number;
+
+  constructor(limit = MAX_IN_FLIGHT) {
+    this.limit = limit;
+  }
+
+  /** Whether `take` will give one. */
+  get available(): boolean {
+    return this.height > 0 || this.slots.length < this.limit;
+  }
+
+  /** A slot; call it only when one is available. */
+  take(): RequestSlot {
+    if (this.height > 0) return this.free[--this.height];
+    const slot = new RequestSlot(this);
+    this.slots.push(slot);
+    this.free.push(slot);
+    return slot;
+  }
+
+  give(slot: RequestSlot): void {
+    slot.entry = null;
+    this.free[this.height++] = slot;
+  }
+
+  taskDone(task: ScsiTask): void {
+    const slot = task as RequestSlot;
+    slot.home?.finish(slot);
+  }
+
+  /** Free slots name memory that may go: let them forget it. Control path. */
+  forget(): void {
+    for (let i = 0; i < this.height; i++) {
+      const { dataOut, dataIn, place } = this.free[i];
+      dataOut.forget();
+      dataIn.forget();
+      place.forget();
+    }
+  }
+
+  /** Slots whose task a target has. Control path. */
+  busy(): RequestSlot[] {
+    return this.slots.filter((slot) => slot.entry !== null);
+  }
+}

@@ -1,0 +1,134 @@
+/**
+ * A controller's socket: listens, and makes a session of each front end that connects. Sessions share nothing but
+ * what their models share. A session that ends lives on until its requests are completed.
+ */
+import type { MemoryListener } from '../bdev/bdev.ts';
+import type { EventLoop, Watch } from '../sys/event-loop.ts';
+import { accept, type Listener, listenUnix } from '../sys/socket.ts';
+import type { DeviceModel } from './device-model.ts';
+import { MAX_SESSIONS } from './limits.ts';
+import { Session } from './session.ts';
+import { UnixTransport } from './unix-transport.ts';
+import { warn } from './warn.ts';
+
+export interface VhostServerOptions {
+  readonly loop: EventLoop;
+  /** Socket file. One that a dead process left is replaced. */
+  readonly path: string;
+  /** Permission bits of the socket file. */
+  readonly mode?: number;
+  /** The device of one session. */
+  readonly model: () => DeviceModel;
+  readonly memoryListener?: MemoryListener;
+  readonly memSlots?: number;
+}
+
+/** How a session ended, for RPC. */
+export interface SessionEnd {
+  readonly reason: string;
+  readonly last_error: string | null;
+  /** ISO 8601. */
+  readonly at: string;
+}
+
+/** Kept for the operator. */
+const ENDS_KEPT = 8;
+
+export class VhostServer {
+  readonly path: string;
+  readonly sessions = new Set<Session>();
+  /** The last few, oldest first. */
+  readonly ends: SessionEnd[] = [];
+  accepted = 0;
+
+  private readonly options: VhostServerOptions;
+  private readonly listener: Listener;
+  private readonly watch: Watch;
+  private closing = false;
+  private whenClosed: (() => void)[] = [];
+  /** Inflight regions of sessions that end, and who waits for them. */
+  private readonly waiting: { key: string; then: () => void }[] = [];
+
+  /** @throws SysError when nothing can listen there */
+  constructor(options: VhostServerOptions) {
+    this.options = options;
+    this.path = options.path;
+    this.listener = listenUnix(options.path, options.mode);
+    this.watch = options.loop.watch(this.listener.fd.number, () => this.callers());
+  }
+
+  private callers(): void {
+    try {
+      for (let fd = accept(this.listener.fd); fd !== undefined; fd = accept(this.listener.fd)) {
+        if (this.sessions.size >= MAX_SESSIONS) {
+          fd.close();
+          warn(`${this.path}: a front end was turned away, ${MAX_SESSIONS} are connected`);
+          continue;
+        }
+        this.accepted++;
+        const session = new Session({
+          loop: this.options.loop,
+          transport: new UnixTransport(this.options.loop, fd, this.path),
+          model: this.options.model(),
+          memoryListener: this.options.memoryListener,
+          memSlots: this.options.memSlots,
+          regionInUse: (key, then) => this.regionInUse(key, then),
+          onClosed: (s) => this.sessionClosed(s),
+        });
+        this.sessions.add(session);
+        session.open();
+      }
+    } catch (error) {
+      warn(`${this.path}: ${(error as Error).message}`);
+    }
+  }
+
+  private regionInUse(key: string, then: () => void): boolean {
+    const busy = [...this.sessions].some((s) => s.ended !== null && s.inflight?.key === key);
+    if (busy) this.waiting.push({ key, then });
+    return busy;
+  }
+
+  private sessionClosed(session: Session): void {
+    this.sessions.delete(session);
+    this.ends.push({
+      reason: session.ended ?? '',
+      last_error: session.lastError,
+      at: new Date().toISOString(),
+    });
+    if (this.ends.length > ENDS_KEPT) this.ends.shift();
+    for (const waiter of this.waiting.splice(0)) {
+      const { key, then } = waiter;
+      // More than one old session may hold it.
+      if (!this.regionInUse(key, then)) then();
+    }
+    if (this.sessions.size === 0) this.finishClosing();
+  }
+
+  /** Listen no more and end all sessions. `then` runs when nothing is in flight and everything is freed. */
+  close(then: () => void = () => {}): void {
+    this.whenClosed.push(then);
+    if (!this.closing) {
+      this.closing = true;
+      this.watch.close();
+      this.listener.close();
+      for (const session of this.sessions) session.end('the controller was removed');
+    }
+    if (this.sessions.size === 0) this.finishClosing();
+  }
+
+  private finishClosing(): void {
+    if (!this.closing) return;
+    for (const then of this.whenClosed.splice(0)) then();
+  }
+
+  /** For RPC. */
+  describe(): Record<string, unknown> {
+    return {
+      socket: this.path,
+      accepted: this.accepted,
+      sessions: [...this.sessions].map((s) => s.describe()),
+      ended_sessions: [...this.ends],
+    };
+  }
+}

@@ -1,0 +1,164 @@
+/** A controller with a disk, and front ends for it: what the tests of this folder share. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Lun } from '../../src/scsi/lun.ts';
+import { ScsiTarget } from '../../src/scsi/target.ts';
+import { EventLoop } from '../../src/sys/event-loop.ts';
+import { ScsiController } from '../../src/vhost/scsi-controller.ts';
+import { ScsiModel } from '../../src/vhost/scsi-model.ts';
+import { VhostServer } from '../../src/vhost/server.ts';
+import type { Session } from '../../src/vhost/session.ts';
+import { FrontEnd, type FrontEndOptions, openFds, pump, settle } from '../support/front-end.ts';
+import { type RegionSpec, SharedGuest } from '../support/front-end-memory.ts';
+import { ScsiDriver } from '../support/front-end-scsi.ts';
+import { SlowDisk } from './slow-disk.ts';
+
+/** Counters of memory told to devices: every piece that came must go. */
+export class MemoryWatch {
+  readonly present = new Set<object>();
+  added = 0;
+  memoryAdded(memory: object): void {
+    this.added++;
+    this.present.add(memory);
+  }
+  memoryRemoved(memory: object): void {
+    if (!this.present.delete(memory)) throw new Error('a memory was removed that was not there');
+  }
+}
+
+export class Rig {
+  /** What a handler threw: nothing may. */
+  readonly errors: unknown[] = [];
+  readonly loop = new EventLoop({ onError: (e) => this.errors.push(e) });
+  readonly folder = mkdtempSync(join(tmpdir(), 'vvu-vhost-'));
+  readonly path = join(this.folder, 'vhost.0');
+  readonly disk = new SlowDisk();
+  readonly memory = new MemoryWatch();
+  controller: ScsiController;
+  server: VhostServer;
+  private readonly frontEnds: FrontEnd[] = [];
+  private readonly guests: SharedGuest[] = [];
+
+  constructor() {
+    this.controller = new ScsiController(this.loop);
+    this.controller.add(0, this.target());
+    this.server = this.listen();
+  }
+
+  target(disk = this.disk): ScsiTarget {
+    const target = new ScsiTarget();
+    target.addLun(new Lun({ channel: disk, id: 0, clock: this.loop }));
+    return target;
+  }
+
+  private listen(): VhostServer {
+    const { loop, path } = this;
+    return new VhostServer({ loop, path, model: () => new ScsiModel(this.controller), memoryListener: this.memory });
+  }
+
+  /** Another process in our place: nothing of the old one works any more, and nothing was tidied up. */
+  crash(): void {
+    const old = this.server;
+    this.disk.held.length = 0;
+    this.disk.hold = false;
+    // The old objects go on existing without being heard: the kernel closed their descriptors.
+    for (const session of old.sessions) {
+      session.loop.removePoller(session);
+      session.transport.close();
+    }
+    old.sessions.clear();
+    old.close();
+    this.controller = new ScsiController(this.loop);
+    this.controller.add(0, this.target());
+    this.server = this.listen();
+  }
+
+  guest(regions?: readonly RegionSpec[]): SharedGuest {
+    const guest = new SharedGuest(regions);
+    this.guests.push(guest);
+    return guest;
+  }
+
+  connect(options: Partial<FrontEndOptions> = {}): FrontEnd {
+    const guest = options.guest ?? this.guest();
+    const frontEnd = new FrontEnd({ loop: this.loop, path: this.path, ...options, guest });
+    this.frontEnds.push(frontEnd);
+    return frontEnd;
+  }
+
+  /** A front end whose Linux is up: all three queues run. */
+  boot(options: Partial<FrontEndOptions> = {}): { frontEnd: FrontEnd; driver: ScsiDriver } {
+    const frontEnd = this.connect(options);
+    frontEnd.init();
+    frontEnd.makeRings([0, 1, 2], 0xffff_ffff_ffffn);
+    frontEnd.start();
+    return { frontEnd, driver: new ScsiDriver(frontEnd) };
+  }
+
+  /** The only session. */
+  get session(): Session {
+    if (this.server.sessions.size !== 1) throw new Error(`${this.server.sessions.size} sessions`);
+    return [...this.server.sessions][0] as Session;
+  }
+
+  /** A vring as RPC shows it. */
+  vring(index: number, session = this.session): Record<string, unknown> {
+    const { vrings } = session.describe() as { vrings: Record<string, unknown>[] };
+    return vrings.find((v) => v['index'] === index) ?? {};
+  }
+
+  waitClosed(sessions = 0): void {
+    pump(this.loop, () => this.server.sessions.size === sessions, 'sessions to end');
+  }
+
+  close(): void {
+    for (const f of this.frontEnds) f.close();
+    this.disk.hold = false;
+    this.disk.release();
+    let closed = false;
+    this.server.close(() => {
+      closed = true;
+    });
+    pump(this.loop, () => closed, 'the server to close');
+    settle(this.loop);
+    for (const g of this.guests) g.close();
+    this.loop.close();
+    rmSync(this.folder, { recursive: true, force: true });
+    if (this.errors.length > 0) throw this.errors[0];
+    if (this.memory.present.size > 0)
+      throw new Error(`${this.memory.present.size} pieces of memory were never removed`);
+  }
+}
+
+/** Run a test in a rig, and see that nothing stays open after it. */
+export function withRig(run: (rig: Rig) => void): () => void {
+  return () => {
+    warmUp();
+    const before = openFds();
+    const rig = new Rig();
+    let failed = true;
+    try {
+      run(rig);
+      failed = false;
+    } finally {
+      try {
+        rig.close();
+      } catch (error) {
+        // biome-ignore lint/correctness/noUnsafeFinally: only when the test itself has passed
+        if (!failed) throw error;
+      }
+    }
+    const after = openFds();
+    if (after !== before) throw new Error(`${after - before} descriptors stayed open`);
+  };
+}
+
+let warm = false;
+
+/** The first server keeps a descriptor back for its whole life (src/sys/socket.ts): have it before counting. */
+function warmUp(): void {
+  if (warm) return;
+  warm = true;
+  new Rig().close();
+}
