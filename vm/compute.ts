@@ -10,6 +10,13 @@ export interface ComputeOptions extends Omit<MachineOptions, 'qemu' | 'kernel'> 
   append?: string;
 }
 
+/** Fetches and builds what a compute VM needs, so that starting one is quick; returns QEMU's version. */
+export async function prepareCompute(kind: QemuKind): Promise<string> {
+  await vmlinux(await kernel());
+  await computeImage();
+  return (await qemu(kind)).version.join('.');
+}
+
 /** Starts a compute VM; its guest is only about to boot then. */
 export async function startCompute(options: ComputeOptions): Promise<Machine> {
   const { append, ...rest } = options;

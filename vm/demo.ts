@@ -8,12 +8,12 @@
 import { closeSync, existsSync, ftruncateSync, openSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { accelerator } from './accelerator.ts';
-import { startCompute } from './compute.ts';
+import { prepareCompute, startCompute } from './compute.ts';
 import { awaitDisks } from './disks.ts';
 import type { Machine } from './machine.ts';
 import { cachePath } from './paths.ts';
 import { progress } from './progress.ts';
-import { type QemuKind, qemu } from './qemu.ts';
+import type { QemuKind } from './qemu.ts';
 import { TargetProcess } from './target-process.ts';
 
 const FILE_DISK_BYTES = 400 * 2 ** 20;
@@ -59,7 +59,7 @@ if (!existsSync(disk)) {
 }
 
 progress('preparing: packages and images come once and are kept in .cache/vm');
-const version = (await qemu(kind)).version.join('.');
+const version = await prepareCompute(kind);
 const accel = await accelerator();
 progress('starting the target with a 64 MiB memory disk and a file disk');
 const target = await TargetProcess.start({

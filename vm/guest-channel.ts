@@ -3,8 +3,8 @@
  * look. One command at a time: what a guest shall do beside it goes to the background (`start`).
  */
 import type { Socket } from 'node:net';
-import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { eachLine } from './one-connection.ts';
 
 export interface GuestResult {
   /** stdout and stderr, in the order they were written. */
@@ -42,7 +42,7 @@ export class GuestChannel {
 
   constructor(socket: Socket) {
     this.#socket = socket;
-    createInterface({ input: socket }).on('line', (line) => this.#receive(line.replace(/\r$/, '')));
+    eachLine(socket, (line) => this.#receive(line.replace(/\r$/, '')));
   }
 
   /** How often the guest's init has come up. */

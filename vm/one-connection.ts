@@ -3,6 +3,7 @@
  * instruction and nothing that is said early gets lost.
  */
 import { createServer, type Server, type Socket } from 'node:net';
+import { createInterface } from 'node:readline';
 
 export class OneConnection {
   readonly socket: Promise<Socket>;
@@ -34,4 +35,11 @@ export class OneConnection {
     this.#server.close();
     this.#peer?.destroy();
   }
+}
+
+/** Calls back at each line that a peer sends. Its end, however rude, only ends the lines. */
+export function eachLine(socket: Socket, found: (line: string) => void): void {
+  const lines = createInterface({ input: socket });
+  lines.on('line', found);
+  lines.on('error', () => lines.close());
 }

@@ -3,7 +3,7 @@
  * are kept, so that one that came early can still be waited for.
  */
 import type { Socket } from 'node:net';
-import { createInterface } from 'node:readline';
+import { eachLine } from './one-connection.ts';
 
 export interface QmpEvent {
   event: string;
@@ -30,7 +30,7 @@ export class Qmp {
 
   private constructor(socket: Socket) {
     this.#socket = socket;
-    createInterface({ input: socket }).on('line', (line) => this.#receive(JSON.parse(line)));
+    eachLine(socket, (line) => this.#receive(JSON.parse(line)));
     socket.once('close', () => {
       this.#closed = true;
       for (const call of this.#calls.splice(0)) call.reject(new Error(`QEMU ended before it answered ${call.name}`));
