@@ -35,7 +35,7 @@ export interface RpcErrorBody {
  */
 export function errorBody(error: unknown): RpcErrorBody {
   if (error instanceof JSONRPCErrorException) return { code: error.code, message: error.message };
-  const message = error instanceof Error ? error.message : String(error);
+  const message = inRpcWords(error);
   const code = (error as { code?: unknown } | null)?.code;
   if (isErrnoName(code)) {
     const [number, text] = ERRNO[code];
@@ -44,4 +44,15 @@ export function errorBody(error: unknown): RpcErrorBody {
   const errno = (error as { errno?: unknown } | null)?.errno;
   if (typeof errno === 'number' && Number.isInteger(errno) && errno !== 0) return { code: -Math.abs(errno), message };
   return { code: RpcCode.INTERNAL_ERROR, message: `Internal error: ${message}` };
+}
+
+/** The message, with the option that is wrong (a disk's `numBlocks`) by the name of its parameter (`num_blocks`). */
+function inRpcWords(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { option } = error as { option?: unknown };
+  if (typeof option !== 'string') return error.message;
+  return error.message.replaceAll(
+    option,
+    option.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+  );
 }

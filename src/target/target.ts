@@ -194,7 +194,7 @@ export class Target {
   async deleteController(name: string): Promise<void> {
     const controller = this.controller(name);
     if (controller.deleting) throw new TargetError('EBUSY', `controller ${name} is being removed`);
-    const targets = [...controller.slots.keys()];
+    const targets = [...controller.slots.keys()].sort((a, b) => a - b);
     if (targets.length > 0) {
       throw new TargetError(
         'EBUSY',
