@@ -1,4 +1,5 @@
 import type { Memory } from '../memory/memory.ts';
+import type { SgList } from '../memory/sg-list.ts';
 
 /**
  * Where two pieces of memory first differ. Either side may be a guest's memory, which can change meanwhile: the answer is that
@@ -27,6 +28,29 @@ export function firstDifference(a: Memory, aOff: number, b: Memory, bOff: number
   while (i < bytes) {
     if (a8[aOff + i] !== b8[bOff + i]) return i;
     i++;
+  }
+  return -1;
+}
+
+/**
+ * Compare bytes of a list, from its byte `from` on, with memory of ours.
+ * @param bytes the list has that many from there
+ * @returns as {@link firstDifference}
+ */
+export function differenceIn(sg: SgList, from: number, other: Memory, otherOff: number, bytes: number): number {
+  let skip = from;
+  let done = 0;
+  for (let i = 0; i < sg.count && done < bytes; i++) {
+    const length = sg.length[i];
+    if (skip >= length) {
+      skip -= length;
+      continue;
+    }
+    const n = Math.min(length - skip, bytes - done);
+    const d = firstDifference(sg.memory[i], sg.offset[i] + skip, other, otherOff + done, n);
+    if (d >= 0) return done + d;
+    done += n;
+    skip = 0;
   }
   return -1;
 }

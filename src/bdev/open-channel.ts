@@ -1,6 +1,7 @@
 import type { EventLoop } from '../sys/event-loop.ts';
 import type { BdevChannel, BdevShare } from './bdev.ts';
 import { BdevError } from './errors.ts';
+import { openFileChannel } from './file-channel.ts';
 import { openMallocChannel } from './malloc-channel.ts';
 import { openNullChannel } from './null-bdev.ts';
 
@@ -14,6 +15,7 @@ export type ChannelOpener = (share: BdevShare, loop: EventLoop) => BdevChannel;
 const OPENERS = new Map<string, ChannelOpener>([
   ['malloc', openMallocChannel],
   ['null', openNullChannel],
+  ['aio', openFileChannel],
 ]);
 
 /** Add a kind, on this thread. */
