@@ -15,6 +15,9 @@ const REPLY_SECONDS = 10;
 const USER_BASE = 0x7f00_0000_0000;
 
 const nap = new Int32Array(new SharedArrayBuffer(4));
+const doze = () => {
+  Atomics.wait(nap, 0, 0, 1);
+};
 
 export class FrontEnd {
   readonly mapping: Mapping;
@@ -23,12 +26,15 @@ export class FrontEnd {
   readonly features: bigint;
   private readonly socket: Fd;
   private readonly memfd: Fd;
+  private readonly wait: () => void;
 
   /**
    * @param wanted virtio feature bits to take when offered
    * @param bytes guest memory, one region at guest address 0
+   * @param wait what to do while a reply is awaited; a back end on the same thread gets its turn here
    */
-  constructor(path: string, wanted: bigint, bytes: number) {
+  constructor(path: string, wanted: bigint, bytes: number, wait: () => void = doze) {
+    this.wait = wait;
     this.socket = connectUnix(path);
     this.memfd = memfd('bench-guest', bytes);
     this.mapping = mapFile(this.memfd, { size: bytes });
@@ -123,7 +129,7 @@ export class FrontEnd {
       if (n === 0) throw new Error('the back end hung up');
       if (n > 0) got += n;
       else if (performance.now() > until) throw new Error(`no reply in ${REPLY_SECONDS} s`);
-      else Atomics.wait(nap, 0, 0, 1);
+      else this.wait();
     }
     return bytes;
   }
