@@ -165,9 +165,15 @@ export class NvmeController {
 
   /** Stop it in order and release everything. Channels must have been closed. Harmless in any state. */
   shutdown(done: () => void): void {
-    if (this.state === 'off') return done();
+    if (this.state === 'off') {
+      done();
+      return;
+    }
     this.whenOff.push(done);
-    if (this.state === 'failed' || this.state === 'removed' || this.state === 'new') return this.release();
+    if (this.state === 'failed' || this.state === 'removed' || this.state === 'new') {
+      this.release();
+      return;
+    }
     this.afterHold = 'shutdown';
     if (this.state !== 'hold' && this.state !== 'shutdown') this.hold();
     this.tick();
@@ -228,13 +234,21 @@ export class NvmeController {
   }
 
   private look(): void {
-    if (this.registers.gone) return this.lose('removed', 'registers read all ones: the device has gone');
+    if (this.registers.gone) {
+      this.lose('removed', 'registers read all ones: the device has gone');
+      return;
+    }
     const queue = this.admin?.queue;
     queue?.poll(this.loop.now);
-    if (queue !== undefined && queue.broken !== null) return this.trouble(queue.broken);
+    if (queue !== undefined && queue.broken !== null) {
+      this.trouble(queue.broken);
+      return;
+    }
     const late = queue?.overdue(this.loop.now - this.options.adminTimeoutMs * 1e6) ?? null;
-    if (late !== null)
-      return this.trouble(`admin command ${late} was not answered in ${this.options.adminTimeoutMs} ms`);
+    if (late !== null) {
+      this.trouble(`admin command ${late} was not answered in ${this.options.adminTimeoutMs} ms`);
+      return;
+    }
     this.progress();
     if (this.loop.now > this.deadline && !this.ended) this.expired();
   }
@@ -283,16 +297,21 @@ export class NvmeController {
         this.registers.write('CC', CC_SETTINGS | CC_EN);
         return;
       case 'identify':
-        return this.identify();
+        this.identify();
+        return;
       case 'features':
-        return this.features();
+        this.features();
+        return;
       case 'create':
         for (const queue of this.queues) queue.clear();
-        return this.create(0);
+        this.create(0);
+        return;
       case 'scan':
-        return this.scan(() => this.enter('ready'));
+        this.scan(() => this.enter('ready'));
+        return;
       case 'ready':
-        return this.ready();
+        this.ready();
+        return;
       case 'shutdown':
         this.registers.write('CC', CC_SETTINGS | CC_EN | CC_SHN_NORMAL);
         return;
@@ -303,15 +322,18 @@ export class NvmeController {
   private progress(): void {
     switch (this.state) {
       case 'check':
-        return this.check();
+        this.check();
+        return;
       case 'disable':
         if (this.registers.field('CC', 'EN') === 1) {
           if (this.registers.field('CSTS', 'RDY') === 1) this.registers.write('CC', 0);
         } else if (this.registers.field('CSTS', 'RDY') === 0) this.enter('enable');
         return;
       case 'enable':
-        if (this.registers.field('CSTS', 'CFS') === 1)
-          return this.trouble('controller fatal status (CSTS.CFS) while starting');
+        if (this.registers.field('CSTS', 'CFS') === 1) {
+          this.trouble('controller fatal status (CSTS.CFS) while starting');
+          return;
+        }
         if (this.registers.field('CSTS', 'RDY') === 1) this.enter('identify');
         return;
       case 'hold':
@@ -324,15 +346,22 @@ export class NvmeController {
         }
         return;
       case 'ready':
-        return this.watchOver();
+        this.watchOver();
+        return;
     }
   }
 
   /** Ready: what reactors ask for, and the controller's own word that it has failed. */
   private watchOver(): void {
-    if (this.registers.field('CSTS', 'CFS') === 1) return this.reset('controller fatal status (CSTS.CFS)');
+    if (this.registers.field('CSTS', 'CFS') === 1) {
+      this.reset('controller fatal status (CSTS.CFS)');
+      return;
+    }
     const board = this.board as QueueBoard;
-    if (board.takeResetAsked()) return this.reset('a queue asked for it: a command was answered wrongly or not at all');
+    if (board.takeResetAsked()) {
+      this.reset('a queue asked for it: a command was answered wrongly or not at all');
+      return;
+    }
     for (let queue = 0; queue < board.queues; queue++) {
       for (const cid of board.takeAborts(queue)) this.aborts.push({ queue, cid });
     }
@@ -356,9 +385,13 @@ export class NvmeController {
     this.deadline = Number.POSITIVE_INFINITY;
     if (state === 'hold') {
       const open = (this.board?.unacknowledged() ?? []).map((q) => q + 1).join(', ');
-      return this.lose('failed', `reactors did not let go of queues ${open} in ${limit} ms`);
+      this.lose('failed', `reactors did not let go of queues ${open} in ${limit} ms`);
+      return;
     }
-    if (state === 'shutdown') return this.release(); // it was asked politely
+    if (state === 'shutdown') {
+      this.release(); // it was asked politely
+      return;
+    }
     const what =
       state === 'disable' ? 'CSTS.RDY did not become 0' : state === 'enable' ? 'CSTS.RDY did not become 1' : 'no end';
     this.trouble(`${state}: ${what} in ${limit} ms`);
@@ -394,7 +427,8 @@ export class NvmeController {
       this.admin?.queue.abandon(LocalStatus.ABORTED, this.loop.now);
       this.device.quiet();
       this.device.enableDma();
-      return this.enter('disable');
+      this.enter('disable');
+      return;
     }
     this.lose('failed', reason);
   }
@@ -505,7 +539,10 @@ export class NvmeController {
 
   private create(index: number): void {
     const queue = this.queues[index];
-    if (queue === undefined) return this.enter('scan');
+    if (queue === undefined) {
+      this.enter('scan');
+      return;
+    }
     this.admin?.createQueue(queue, this.interrupts, (what, status) => {
       if (this.went(what, status)) this.create(index + 1);
     });

@@ -1,7 +1,8 @@
 import type { Memory } from '../memory/memory.ts';
+import type { ControlLoop } from '../pci/control-loop.ts';
 import { adoptDma } from '../pci/dma.ts';
 import { BoardState, QueueBoard } from '../pci/queue-board.ts';
-import type { EventLoop } from '../sys/event-loop.ts';
+import type { Poller } from '../sys/event-loop.ts';
 import { EventFd } from '../sys/eventfd.ts';
 import { Fd } from '../sys/fd.ts';
 import { AbortAsked, type CommandOwner, QueuePair } from './queue-pair.ts';
@@ -14,8 +15,11 @@ import { LocalStatus } from './status.ts';
  * the controller is lost.
  */
 
-/** The parts of the event loop in use. */
-export type QueueLoop = Pick<EventLoop, 'now' | 'addPoller' | 'removePoller' | 'watch' | 'after'>;
+/** The parts of a reactor's event loop in use. */
+export interface QueueLoop extends ControlLoop {
+  addPoller(poller: Poller): void;
+  removePoller(poller: Poller): void;
+}
 
 export interface QueueClient extends CommandOwner {
   /** Command slots or bounce buffers may be free again. */
@@ -236,7 +240,10 @@ export class NvmeIoQueue implements CommandOwner {
     if (!this.running || this.dead !== 0) return;
     const pair = this.pair;
     const limit = this.share.timeoutMs * 1e6;
-    if (pair.broken !== null || pair.olderThan(this.loop.now - RESET_AFTER * limit) >= 0) return this.distrust();
+    if (pair.broken !== null || pair.olderThan(this.loop.now - RESET_AFTER * limit) >= 0) {
+      this.distrust();
+      return;
+    }
     const before = this.loop.now - limit;
     let asked = false;
     for (let cid = pair.olderThan(before); cid >= 0; cid = pair.olderThan(before, cid + 1)) {

@@ -76,7 +76,10 @@ export class Identifier {
     done: (scan: NamespaceScan | null, error: string) => void,
   ): void {
     const nsid = ids[at];
-    if (nsid === undefined) return done(scan, '');
+    if (nsid === undefined) {
+      done(scan, '');
+      return;
+    }
     const goOn = () => this.next(ids, at + 1, controller, modern, scan, done);
     this.identify(IdentifyCns.NAMESPACE, nsid, (status, bytes) => {
       if (status > 0x7ff) return done(null, `${this.name}: namespace ${nsid}: ${statusText(status)}`);
