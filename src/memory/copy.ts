@@ -26,9 +26,19 @@ export function copyMemory(dst: Memory, dstOff: number, src: Memory, srcOff: num
     throw new RangeError(`copyMemory: ${dstOff}+${bytes} of ${dst.length} from ${srcOff}+${bytes} of ${src.length}`);
   }
   if (bytes < NATIVE_FROM) {
+    let i = 0;
+    if (((dstOff | srcOff) & 3) === 0) {
+      const words = bytes >> 2;
+      const d = dst.u32;
+      const s = src.u32;
+      const to = dstOff >> 2;
+      const from = srcOff >> 2;
+      for (let w = 0; w < words; w++) d[to + w] = s[from + w];
+      i = words << 2;
+    }
     const d = dst.u8;
     const s = src.u8;
-    for (let i = 0; i < bytes; i++) d[dstOff + i] = s[srcOff + i];
+    for (; i < bytes; i++) d[dstOff + i] = s[srcOff + i];
   } else if (nativeCopy !== undefined && dst.address !== 0 && src.address !== 0) {
     nativeCopy(dst.address + dstOff, src.address + srcOff, bytes);
   } else {

@@ -84,6 +84,13 @@ export class SgList {
   }
 
   private transfer(from: number, other: Memory, otherOff: number, bytes: number, intoList: boolean): number {
+    // Nearly always all of it lies in the first segment.
+    if (this.count > 0 && from + bytes <= this.length[0]) {
+      const offset = this.offset[0] + from;
+      if (intoList) copyMemory(this.memory[0], offset, other, otherOff, bytes);
+      else copyMemory(other, otherOff, this.memory[0], offset, bytes);
+      return bytes;
+    }
     let skip = from;
     let left = bytes;
     let at = otherOff;

@@ -33,7 +33,7 @@ export interface TaskOwner {
 export class ScsiTask {
   // Set by the transport before execute.
   /** Private copy of the CDB; bytes beyond the command's length are zero. */
-  readonly cdb = new Uint8Array(MAX_CDB);
+  readonly cdb: Uint8Array;
   /** 14-bit flat LUN. */
   lun = 0;
   /** Tag of the command, low and high word: TMFs look it up. */
@@ -60,7 +60,9 @@ export class ScsiTask {
   /** The emulation's own half of this task, made at its first execute and kept. Transports leave it alone. */
   command: Command | null = null;
 
-  constructor(owner: TaskOwner) {
+  /** @param cdb MAX_CDB private bytes for the CDB, where the transport has a place for them already */
+  constructor(owner: TaskOwner, cdb: Uint8Array = new Uint8Array(MAX_CDB)) {
     this.owner = owner;
+    this.cdb = cdb;
   }
 }

@@ -3,11 +3,16 @@
  * so steady state allocates nothing; and there are at most so many, so that queues and scatter lists of a hostile
  * guest's size cost a bounded amount of memory.
  */
+import { Memory } from '../memory/memory.ts';
 import { SgList } from '../memory/sg-list.ts';
 import { ScsiTask, type TaskOwner } from '../scsi/task.ts';
 import { MAX_IN_FLIGHT } from './limits.ts';
 import type { TargetEntry } from './scsi-controller.ts';
-import { RESPONSE } from './scsi-wire.ts';
+import { REQUEST, RESPONSE } from './scsi-wire.ts';
+
+const CDB = REQUEST.fields.cdb[0];
+const CDB_BYTES = REQUEST.fields.cdb[2];
+const HEADER_SPACE = (REQUEST.size + 7) & ~7;
 
 /** The queue that took a request. */
 export interface RequestHome {
@@ -18,12 +23,20 @@ export interface RequestHome {
 
 /** One request: the task, and what the transport needs to answer it. */
 export class RequestSlot extends ScsiTask {
+  /** The request header, copied before anybody looks at it; `cdb` is a part of it. */
+  readonly header: Memory;
   home: RequestHome | null = null;
   head = 0;
   /** Where the response goes: in as many pieces as it has bytes, if the driver likes. */
   readonly place = new SgList(2, RESPONSE.size);
   /** The target that has the task; null when none has. */
   entry: TargetEntry | null = null;
+
+  constructor(owner: TaskOwner) {
+    const header = new Memory(new ArrayBuffer(HEADER_SPACE));
+    super(owner, header.u8.subarray(CDB, CDB + CDB_BYTES));
+    this.header = header;
+  }
 }
 
 export class RequestPool implements TaskOwner {

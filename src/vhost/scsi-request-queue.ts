@@ -15,8 +15,6 @@ import { cutFront } from './sg-split.ts';
 const LUN = REQUEST.fields.lun[0];
 const TAG = REQUEST.fields.id[0] >> 2;
 const ATTR = REQUEST.fields.task_attr[0];
-const CDB = REQUEST.fields.cdb[0];
-const CDB_BYTES = REQUEST.fields.cdb[2];
 const SENSE_LEN = RESPONSE.fields.sense_len[0] >> 2;
 const RESIDUAL = RESPONSE.fields.residual[0] >> 2;
 const QUALIFIER = RESPONSE.fields.status_qualifier[0] >> 1;
@@ -24,8 +22,7 @@ const STATUS = RESPONSE.fields.status[0];
 const RESPONSE_CODE = RESPONSE.fields.response[0];
 const SENSE = RESPONSE.fields.sense[0];
 
-/** Scratch of this thread: a header between copy and parse, a response between compose and copy. */
-const header = new Memory(new ArrayBuffer(64));
+/** Scratch of this thread: a response between compose and copy. */
 const answer = new Memory(new ArrayBuffer(112));
 
 export class RequestQueue implements ModelQueue, RequestHome {
@@ -65,7 +62,7 @@ export class RequestQueue implements ModelQueue, RequestHome {
   private take(head: number): void {
     const ring = this.ring;
     const slot = this.pool.take();
-    const { dataOut, dataIn, place } = slot;
+    const { dataOut, dataIn, place, header } = slot;
     slot.home = this;
     slot.head = head;
     if (!ring.read(head, dataOut, dataIn)) {
@@ -102,8 +99,6 @@ export class RequestQueue implements ModelQueue, RequestHome {
     slot.tagHi = header.u32[TAG + 1];
     slot.attr = bytes[ATTR] & 3;
     slot.nexus = this.nexus;
-    const cdb = slot.cdb;
-    for (let i = 0; i < CDB_BYTES; i++) cdb[i] = bytes[CDB + i];
     slot.entry = entry;
     entry.outstanding++;
     entry.target.execute(slot);
