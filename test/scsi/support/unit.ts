@@ -36,9 +36,11 @@ export interface RunOptions {
   pieces?: number;
 }
 
-/** Bytes of hex text: "28 00 …"; anything else may stand between. */
+/** Bytes of hex text: pairs of digits; what follows // in a line is a comment. */
 export function hex(text: string): Uint8Array {
-  return Uint8Array.from(text.match(/[0-9a-fA-F]{2}/g) ?? [], (b) => Number.parseInt(b, 16));
+  const digits = text.replaceAll(/\/\/.*/g, '').replaceAll(/\s/g, '');
+  if (!/^([0-9a-fA-F]{2})*$/.test(digits)) throw new Error(`not hex: ${text}`);
+  return Uint8Array.from(digits.match(/../g) ?? [], (b) => Number.parseInt(b, 16));
 }
 
 export function toHex(bytes: Uint8Array): string {
