@@ -11,7 +11,7 @@ import { accept, connectUnix, listenUnix, recvWithFds, sendWithFds, socketPair }
 import { MAX_SOCKET_PATH, unixAddress } from '../../src/sys/socket-address.ts';
 import { notifySystemd } from '../../src/sys/systemd.ts';
 import { runChild } from '../support/child.ts';
-import { openFds } from '../support/open-fds.ts';
+import { leakedFds, openFds } from '../support/open-fds.ts';
 import { assert, suite } from '../support/suite.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -22,7 +22,7 @@ test.before.each(() => {
   before = openFds();
 });
 /** Every test leaves as many descriptors as there were. */
-const nothingLeft = () => assert.equal(openFds(), before);
+const nothingLeft = () => assert.equal(leakedFds(before), []);
 const code = (wanted: string) => (e: unknown) => e instanceof SysError && e.code === wanted;
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 const bytes = (s: string) => new TextEncoder().encode(s);
