@@ -34,6 +34,9 @@ export interface MallocShare {
   readonly givesBack: boolean;
 }
 
+/** Allocate the pages now (Linux 5.14; older kernels leave it to the first use). */
+const MADV_POPULATE_WRITE = 23;
+
 function describeBytes(bytes: number): string {
   return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : `${Math.ceil(bytes / 2 ** 20)} MiB`;
 }
@@ -113,14 +116,14 @@ export class MallocBdev implements Bdev {
 
   private map(bytes: number): void {
     try {
-      this.pieces.push(
-        mapAnonymous(bytes, {
-          hugepages: this.hugepages,
-          transparentHugepages: !this.hugepages,
-          populate: this.populate,
-          dontDump: true,
-        }),
-      );
+      const piece = mapAnonymous(bytes, {
+        hugepages: this.hugepages,
+        transparentHugepages: !this.hugepages,
+        dontDump: true,
+      });
+      // After the advice above, so that the pages which come now are huge ones.
+      if (this.populate) piece.advise(MADV_POPULATE_WRITE);
+      this.pieces.push(piece);
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
       throw new BdevError(
