@@ -148,6 +148,11 @@ export class NvmeIoQueue implements CommandOwner {
     owner?.commandDone(cid, status, dw0);
   }
 
+  /** Bounce buffers that can be taken. */
+  get freeBuffers(): number {
+    return this.freeBounces;
+  }
+
   /** Byte offset of a free bounce buffer, or -1. */
   takeBounce(): number {
     return this.freeBounces === 0 ? -1 : (this.freeBounce[--this.freeBounces] as number) * this.share.bounceBytes;

@@ -101,6 +101,11 @@ export class QueuePair {
     this.ringDoorbell = doorbellWriter();
   }
 
+  /** Slots that can be allocated. */
+  get freeSlots(): number {
+    return this.freeCount;
+  }
+
   get canSubmit(): boolean {
     return this.freeCount > 0 && this.broken === null;
   }

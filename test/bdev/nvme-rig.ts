@@ -136,7 +136,11 @@ export class NvmeRig {
   /** Everything closes in order, and nothing is left. */
   stop(): void {
     for (const channel of this.channels) {
+      const { pair, freeBuffers, bounce } = channel.queue;
       assert.is(channel.inFlight, 0, 'nothing is in flight');
+      assert.is(pair.inFlight, 0, 'no command is out');
+      assert.is(pair.freeSlots, pair.depth, 'every command slot is free');
+      assert.is(freeBuffers * 0x2_0000, bounce.length, 'every bounce buffer is free');
       channel.close();
     }
     let off = false;

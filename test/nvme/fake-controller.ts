@@ -328,33 +328,44 @@ export class FakeNvme implements NvmeDevice {
     switch (command.opcode) {
       case AdminOpcode.IDENTIFY: {
         const page = this.identifyPage(dw[10] & 0xff, command.nsid);
-        if (page === undefined) return this.complete(command, NvmeStatus.INVALID_FIELD);
+        if (page === undefined) {
+          this.complete(command, NvmeStatus.INVALID_FIELD);
+          return;
+        }
         this.dmaCopy(address, 4096, page, 0, true);
-        return this.complete(command, 0);
+        this.complete(command, 0);
+        return;
       }
       case AdminOpcode.SET_FEATURES:
-        return this.complete(command, 0, ((this.options.queues - 1) * 0x1_0001) >>> 0);
+        this.complete(command, 0, ((this.options.queues - 1) * 0x1_0001) >>> 0);
+        return;
       case AdminOpcode.GET_LOG_PAGE:
         this.dmaCopy(address, 4096, new Uint8Array(4096), 0, true);
-        return this.complete(command, 0);
+        this.complete(command, 0);
+        return;
       case AdminOpcode.CREATE_IO_CQ:
       case AdminOpcode.CREATE_IO_SQ: {
         const id = dw[10] & 0xffff;
         const map = command.opcode === AdminOpcode.CREATE_IO_CQ ? this.cqs : this.sqs;
-        if (map.has(id) || id === 0 || id > this.options.queues)
-          return this.complete(command, NvmeStatus.INVALID_QUEUE_ID);
+        if (map.has(id) || id === 0 || id > this.options.queues) {
+          this.complete(command, NvmeStatus.INVALID_QUEUE_ID);
+          return;
+        }
         const cq = dw[11] >>> 16;
         map.set(id, { id, base: address, entries: (dw[10] >>> 16) + 1, cq, vector: cq, head: 0, tail: 0, phase: 1 });
-        return this.complete(command, 0);
+        this.complete(command, 0);
+        return;
       }
       case AdminOpcode.ABORT: {
         const at = this.pending.findIndex((p) => p.sqid === (dw[10] & 0xffff) && p.cid === dw[10] >>> 16);
         const [victim] = at < 0 ? [] : this.pending.splice(at, 1);
         if (victim !== undefined) this.complete(victim, NvmeStatus.ABORT_REQUESTED);
-        return this.complete(command, 0, victim === undefined ? 1 : 0);
+        this.complete(command, 0, victim === undefined ? 1 : 0);
+        return;
       }
       default:
-        return this.complete(command, NvmeStatus.INVALID_OPCODE);
+        this.complete(command, NvmeStatus.INVALID_OPCODE);
+        return;
     }
   }
 
@@ -382,7 +393,7 @@ export class FakeNvme implements NvmeDevice {
       return page;
     }
     if (cns === 2) {
-      o.namespaces.forEach((_, i) => v.setUint32(4 * i, i + 1, true));
+      for (let i = 0; i < o.namespaces.length; i++) v.setUint32(4 * i, i + 1, true);
       return page;
     }
     const ns = o.namespaces[nsid - 1];
