@@ -46,6 +46,23 @@ test('a range over a border of windows is two', () => {
   ]);
 });
 
+test('a range goes on over a border of 1 GiB pages, also above 4 GiB', () => {
+  for (const border of [GIB, 4 * GIB, 260 * GIB]) {
+    const both = new GuestMemory([
+      { gpa: border - 0x1000, uva: 0, length: 0x1000, memory: low, base: 0x1000 },
+      { gpa: border, uva: 0x1000, length: 0x1000, memory: next, base: 0 },
+    ]);
+    const sg = new SgList(8);
+    const [lo, hi] = split(border - 0x10);
+    assert.ok(both.translate(lo, hi, 0x30, sg));
+    assert.equal(segments(sg), [
+      [low, 0x1ff0, 0x10],
+      [next, 0, 0x20],
+    ]);
+    assert.not(both.translate(lo, hi, 0x1011, sg));
+  }
+});
+
 test('a byte outside refuses the range', () => {
   assert.is(translate(0xfff, 1), undefined);
   assert.is(translate(0xfff, 0x10), undefined);
