@@ -179,7 +179,7 @@ export function headerError(id: number, flags: number, size: number): string | n
 export function fdCountError(found: MessageRow, fds: number, carriesFds: boolean): string | null {
   const [min, max] = carriesFds ? found.fds : NO_FD;
   if (fds >= min && fds <= max) return null;
-  return `${found.name}: ${fds} file descriptors, expected ${min === max ? min : `${min} to ${max}`}`;
+  return `${fds} file descriptors, expected ${min === max ? min : `${min} to ${max}`}`;
 }
 
 /** A region of the front end's memory. Bytes and byte addresses; see memory-table.ts for what is checked. */

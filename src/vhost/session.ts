@@ -137,7 +137,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
     const row = messageRow(message.id);
     let outcome: Outcome;
     try {
-      if (row === undefined) outcome = `${messageName(message.id)} is not supported`;
+      if (row === undefined) outcome = 'not supported';
       else outcome = this.rowError(row, message) ?? (fresh ? this.startAfresh() : HANDLERS[row.name](this, message));
     } catch (error) {
       outcome = (error as Error).message; // a failure of the host: no memory, no descriptors
@@ -153,7 +153,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
 
   private rowError(row: MessageRow, message: IncomingMessage): string | null {
     if (row.needs !== undefined && (this.protocolOffered & bit(row.needs)) === 0n) {
-      return `${row.name} needs a protocol feature that was not offered`;
+      return 'it needs a protocol feature that was not offered';
     }
     return fdCountError(row, message.fds.length, this.transport.carriesFds);
   }

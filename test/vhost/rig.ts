@@ -35,43 +35,22 @@ export class Rig {
   readonly path = join(this.folder, 'vhost.0');
   readonly disk = new SlowDisk();
   readonly memory = new MemoryWatch();
-  controller: ScsiController;
-  server: VhostServer;
+  readonly controller: ScsiController;
+  readonly server: VhostServer;
   private readonly frontEnds: FrontEnd[] = [];
   private readonly guests: SharedGuest[] = [];
 
   constructor() {
     this.controller = new ScsiController(this.loop);
     this.controller.add(0, this.target());
-    this.server = this.listen();
+    const { loop, path, memory } = this;
+    this.server = new VhostServer({ loop, path, model: () => new ScsiModel(this.controller), memoryListener: memory });
   }
 
   target(disk = this.disk): ScsiTarget {
     const target = new ScsiTarget();
     target.addLun(new Lun({ channel: disk, id: 0, clock: this.loop }));
     return target;
-  }
-
-  private listen(): VhostServer {
-    const { loop, path } = this;
-    return new VhostServer({ loop, path, model: () => new ScsiModel(this.controller), memoryListener: this.memory });
-  }
-
-  /** Another process in our place: nothing of the old one works any more, and nothing was tidied up. */
-  crash(): void {
-    const old = this.server;
-    this.disk.held.length = 0;
-    this.disk.hold = false;
-    // The old objects go on existing without being heard: the kernel closed their descriptors.
-    for (const session of old.sessions) {
-      session.loop.removePoller(session);
-      session.transport.close();
-    }
-    old.sessions.clear();
-    old.close();
-    this.controller = new ScsiController(this.loop);
-    this.controller.add(0, this.target());
-    this.server = this.listen();
   }
 
   guest(regions?: readonly RegionSpec[]): SharedGuest {
@@ -106,6 +85,15 @@ export class Rig {
   vring(index: number, session = this.session): Record<string, unknown> {
     const { vrings } = session.describe() as { vrings: Record<string, unknown>[] };
     return vrings.find((v) => v['index'] === index) ?? {};
+  }
+
+  /** The session ends by itself; why. */
+  waitEnd(): string {
+    const before = this.server.ends.length;
+    const known = this.server.ends.at(-1);
+    pump(this.loop, () => this.server.ends.length > before || this.server.ends.at(-1) !== known, 'the session to end');
+    const end = this.server.ends.at(-1);
+    return `${end?.reason}`;
   }
 
   waitClosed(sessions = 0): void {

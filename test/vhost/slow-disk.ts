@@ -8,11 +8,13 @@ export class SlowDisk implements BdevChannel {
   readonly data: Memory;
   /** Hold requests back until `release`. */
   hold = false;
+  /** Hold back what comes after so many more. */
+  holdAfter = Number.POSITIVE_INFINITY;
   readonly held: BdevIo[] = [];
   /** Requests executed, by operation. */
   readonly executed: { op: number; lba: number; blocks: number }[] = [];
 
-  constructor(numBlocks = 2048, blockSize = 512) {
+  constructor(numBlocks = 2048, blockSize = 512, data = new Memory(new ArrayBuffer(numBlocks * blockSize))) {
     this.info = {
       name: 'Slow0',
       product: 'Malloc disk',
@@ -26,7 +28,7 @@ export class SlowDisk implements BdevChannel {
       unmapZeroes: false,
       nonRotational: true,
     };
-    this.data = new Memory(new ArrayBuffer(numBlocks * blockSize));
+    this.data = data;
   }
 
   get inFlight(): number {
@@ -34,7 +36,7 @@ export class SlowDisk implements BdevChannel {
   }
 
   submit(io: BdevIo): void {
-    if (this.hold) this.held.push(io);
+    if (this.hold || this.holdAfter-- <= 0) this.held.push(io);
     else this.finish(io);
   }
 
