@@ -1,29 +1,15 @@
 /**
  * Worker threads that run from the built .js and from the .ts sources alike, so that a debugger steps the lines people wrote.
  *
- * Node 20 cannot start a worker from a .ts file, even when tsx runs the main thread. There a line of JavaScript registers tsx in the worker and
- * imports the file; tsx is a development dependency and is looked for in this case only.
+ * Node 20 cannot start a worker from a .ts file, not even when tsx runs the main thread. There a line of JavaScript registers
+ * tsx in the worker and imports the file; tsx is a development dependency and is looked for in this case only.
  */
 import { Worker, type WorkerOptions } from 'node:worker_threads';
 
-/** process.execArgv without `--import tsx`, whose hooks fail in a worker on Node 20. */
-function withoutTsx(args: readonly string[]): string[] {
-  const kept: string[] = [];
-  for (let i = 0; i < args.length; i++) {
-    if ((args[i] === '--import' || args[i] === '--require' || args[i] === '-r') && isTsx(args[i + 1])) i++;
-    else if (!/^--(import|require)=/.test(args[i]) || !isTsx(args[i].slice(args[i].indexOf('=') + 1)))
-      kept.push(args[i]);
-  }
-  return kept;
-}
-
-function isTsx(name: string | undefined): boolean {
-  return name !== undefined && /(^|[\\/])tsx([\\/]|$)/.test(name);
-}
-
 /**
- * Start `url` (a file beside the caller: `new URL('./reactor-thread.ts', import.meta.url)`; the build rewrites no strings, so `.ts` becomes
- * `.js` here when the caller itself runs from the build) in a thread.
+ * Start a thread. Node's options (--cpu-prof, --enable-source-maps ...) hold in it as they do here.
+ * @param url of a source beside the caller: `new URL('./reactor-thread.ts', import.meta.url)`. The build rewrites imports but no URLs,
+ * so running from the build `.ts` becomes `.js` here
  * @param workerData what the thread finds as `workerData`; cloned
  */
 export function startWorker(url: URL, workerData: unknown, options: Pick<WorkerOptions, 'name'> = {}): Worker {
@@ -34,5 +20,5 @@ export function startWorker(url: URL, workerData: unknown, options: Pick<WorkerO
     import(${JSON.stringify(import.meta.resolve('tsx/esm/api'))})
       .then(({ register }) => { register(); return import(${JSON.stringify(file.href)}); })
       .catch((error) => { process.nextTick(() => { throw error; }); });`;
-  return new Worker(code, { ...options, workerData, eval: true, execArgv: withoutTsx(process.execArgv) });
+  return new Worker(code, { ...options, workerData, eval: true });
 }
