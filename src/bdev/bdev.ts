@@ -150,6 +150,8 @@ export interface BdevShare {
   readonly info: BdevInfo;
   /** {@link IoStats.shared} of the disk: the channel counts in a row of it. */
   readonly stats?: SharedArrayBuffer | undefined;
+  /** QosLimiter.shared, when the disk can have rate limits: the channel keeps to them. */
+  readonly qos?: SharedArrayBuffer | undefined;
   readonly data: unknown;
 }
 

@@ -4,6 +4,7 @@ import { BdevError } from './errors.ts';
 import { openFileChannel } from './file-channel.ts';
 import { openMallocChannel } from './malloc-channel.ts';
 import { openNullChannel } from './null-bdev.ts';
+import { QosChannel } from './qos.ts';
 
 /**
  * From a disk's share to a reactor's channel: one row a kind. A new kind adds its row here, so that every reactor thread
@@ -30,5 +31,6 @@ export function registerKind(kind: string, opener: ChannelOpener): void {
 export function openChannel(share: BdevShare, loop: EventLoop): BdevChannel {
   const opener = OPENERS.get(share.kind);
   if (opener === undefined) throw new BdevError('EINVAL', `disk ${share.info.name}: unknown kind "${share.kind}"`);
-  return opener(share, loop);
+  const channel = opener(share, loop);
+  return share.qos === undefined ? channel : new QosChannel(channel, share.qos, loop);
 }

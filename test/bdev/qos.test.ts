@@ -1,0 +1,119 @@
+import { BdevIo, BdevOp, BdevStatus } from '../../src/bdev/bdev.ts';
+import { createNullBdev } from '../../src/bdev/null-bdev.ts';
+import { openChannel } from '../../src/bdev/open-channel.ts';
+import { QosLimiter, type QosLimits } from '../../src/bdev/qos.ts';
+import { Memory } from '../../src/memory/memory.ts';
+import { EventLoop } from '../../src/sys/event-loop.ts';
+import { assert, suite } from '../support/suite.ts';
+import { Owner, scatter } from './disk-model.ts';
+
+const test = suite('rate limits');
+const NONE: QosLimits = { rwIos: 0, rwBytes: 0, readBytes: 0, writeBytes: 0 };
+const memory = new Memory(new ArrayBuffer(64 * 1024));
+
+function rig(channels: number) {
+  const loop = new EventLoop();
+  const disk = createNullBdev({ name: 'Null0', numBlocks: 1024 });
+  const limiter = new QosLimiter();
+  const share = { ...disk.share(), qos: limiter.shared };
+  return { loop, disk, limiter, channels: [...Array(channels)].map(() => openChannel(share, loop)) };
+}
+
+function request(op: number, blocks = 8): BdevIo {
+  const io = new BdevIo(new Owner(), scatter(memory, blocks * 512, [], 0, 0));
+  io.op = op as BdevOp;
+  io.blocks = blocks;
+  return io;
+}
+
+const ended = (ios: BdevIo[]): number => ios.filter((io) => (io.owner as Owner).done.has(io)).length;
+
+/** Runs the loop until all have ended. @returns milliseconds */
+function drain(loop: EventLoop, ios: BdevIo[]): number {
+  const start = performance.now();
+  while (ended(ios) < ios.length) {
+    loop.turn(5);
+    if (performance.now() - start > 20_000) throw new Error('requests do not end');
+  }
+  return performance.now() - start;
+}
+
+test('without limits everything goes at once', () => {
+  const { channels, limiter } = rig(1);
+  limiter.set(NONE);
+  const ios = [...Array(500)].map(() => request(BdevOp.READ));
+  for (const io of ios) channels[0].submit(io);
+  assert.is(ended(ios), 500);
+  assert.is(limiter.throttled, 0);
+});
+
+test('requests a second, over two channels together', () => {
+  const { channels, limiter, loop, disk } = rig(2);
+  limiter.set({ ...NONE, rwIos: 1000 });
+  const ios = [...Array(300)].map((_, i) => request(i % 3 === 0 ? BdevOp.WRITE : BdevOp.READ));
+  ios.forEach((io, i) => {
+    channels[i & 1].submit(io);
+  });
+  assert.ok(ended(ios) < 30, `${ended(ios)} went at once`);
+  const ms = drain(loop, ios);
+  // 300 at 1000 a second, less the burst; never faster, and how much slower is the machine's business.
+  assert.ok(ms > 250, `${ms} ms`);
+  assert.ok(limiter.throttled >= 270);
+  assert.is(disk.stats.snapshot().read.count + disk.stats.snapshot().write.count, 300);
+});
+
+test('bytes a second of one direction leave the other alone', () => {
+  const { channels, limiter, loop } = rig(1);
+  limiter.set({ ...NONE, writeBytes: 1_000_000 });
+  const writes = [...Array(50)].map(() => request(BdevOp.WRITE)); // 200 KiB
+  const reads = [...Array(50)].map(() => request(BdevOp.READ));
+  for (const io of [...writes, ...reads]) channels[0].submit(io);
+  assert.is(ended(reads), 50);
+  assert.ok(ended(writes) < 20);
+  assert.ok(drain(loop, writes) > 140);
+});
+
+test('a request larger than the bucket goes, and is paid for', () => {
+  const { channels, limiter, loop } = rig(1);
+  limiter.set({ ...NONE, rwBytes: 100_000 });
+  const ios = [request(BdevOp.READ, 40), request(BdevOp.READ, 8)];
+  for (const io of ios) channels[0].submit(io);
+  assert.is(ended(ios), 1);
+  assert.ok(drain(loop, ios) > 150); // 20 KiB at 100 kB/s
+});
+
+test('what moves no data is not limited', () => {
+  const { channels, limiter } = rig(1);
+  limiter.set({ ...NONE, rwIos: 1 });
+  const first = [request(BdevOp.READ), request(BdevOp.READ)];
+  const others = [BdevOp.FLUSH, BdevOp.UNMAP, BdevOp.WRITE_ZEROES].map((op) => request(op));
+  for (const io of [...first, ...others]) channels[0].submit(io);
+  assert.is(ended(first), 1);
+  assert.is(ended(others), 3);
+  assert.is(channels[0].inFlight, 1);
+  channels[0].reset();
+  assert.is(first[1].status, BdevStatus.ABORTED);
+  assert.is(channels[0].inFlight, 0);
+});
+
+test('lifting the limit lets go what waits; removal ends it', () => {
+  const { channels, limiter, loop } = rig(2);
+  limiter.set({ ...NONE, rwIos: 1 });
+  const ios = [...Array(20)].map(() => request(BdevOp.WRITE));
+  for (const io of ios) channels[0].submit(io);
+  const other = [request(BdevOp.WRITE), request(BdevOp.READ)];
+  for (const io of other) channels[1].submit(io);
+  channels[1].remove?.();
+  assert.ok(other.every((io) => io.status === BdevStatus.REMOVED));
+  limiter.set(NONE);
+  assert.ok(drain(loop, ios) < 5000);
+});
+
+test('refuses rates that are none', () => {
+  const limiter = new QosLimiter();
+  for (const bad of [-1, 1.5, Number.NaN, 2 ** 50]) {
+    assert.throws(() => limiter.set({ ...NONE, rwIos: bad }), /rwIos.*expected an integer/);
+  }
+});
+
+test.run();
