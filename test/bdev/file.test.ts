@@ -87,9 +87,9 @@ const anchors = kinds.map((engine) => {
   return openFileChannel({ ...share, data: { ...(share.data as FileShare), engine } }, loop);
 });
 
-/** Descriptors that are ours: threads open and close others of their own in the background. */
+/** Descriptors of our files: threads, and Node itself, open and close others in the background. */
 function ourFds(): string[] {
-  return openFds().filter((line) => line.includes(onDisk) || line.includes(inMemory) || line.includes('io_uring'));
+  return openFds().filter((line) => line.includes(onDisk) || line.includes(inMemory));
 }
 
 for (const engine of kinds) {
