@@ -92,7 +92,7 @@ function check(call: Call, where: string, methods: MethodTable): void {
       `Invalid parameters: ${where}: no such method${near === undefined ? '' : `; did you mean ${near}?`}`,
     );
   }
-  if (row.names[0] === 'load_config' || row.states === 'startup') {
+  if (!row.inConfig) {
     throw new RpcError(-32602, `Invalid parameters: ${where}: this method has no place in a configuration`);
   }
   try {

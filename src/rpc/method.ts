@@ -41,6 +41,8 @@ export interface Method {
   readonly states: MethodStates;
   /** It changes what save_config would write. */
   readonly changesConfig: boolean;
+  /** It may stand in a configuration. */
+  readonly inConfig: boolean;
   readonly handler: (params: never, context: RpcContext) => unknown;
 }
 
@@ -51,12 +53,14 @@ interface Row<S extends z.ZodObject> {
   result: string;
   states?: MethodStates;
   changesConfig?: boolean;
+  /** Default: where it changes the configuration. */
+  inConfig?: boolean;
   handler: (params: z.output<S>, context: RpcContext) => unknown;
 }
 
 /** A row, with its handler's parameters typed by its schema. */
 export function method<S extends z.ZodObject>(row: Row<S>): Method {
-  return { states: 'runtime', changesConfig: false, ...row };
+  return { states: 'runtime', changesConfig: false, inConfig: row.changesConfig ?? false, ...row };
 }
 
 /** All rows by each of their names. */

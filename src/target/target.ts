@@ -70,15 +70,13 @@ export class Target {
     const { poll, spinMicroseconds } = options;
     const cpus = parseCpuMask(options.mask ?? `[${allowedCpus()[0]}]`);
     if (options.singleThread) return new Target(options, [new LocalReactor(cpus[0], { poll, spinMicroseconds })]);
-    const reactors: Reactor[] = [];
-    try {
-      for (const cpu of cpus) reactors.push(await WorkerReactor.start(cpu, { poll, spinMicroseconds }));
-    } catch (error) {
+    const started = await Promise.allSettled(cpus.map((cpu) => WorkerReactor.start(cpu, { poll, spinMicroseconds })));
+    const reactors = started.flatMap((s) => (s.status === 'fulfilled' ? [s.value] : []));
+    const failed = started.findIndex((s) => s.status === 'rejected');
+    if (failed >= 0) {
       await Promise.all(reactors.map((r) => r.call('shutdown', {}).then(() => r.close())));
-      throw new TargetError(
-        'EINVAL',
-        `CPU mask ${formatCpuMask(cpus)}: reactor ${cpus[reactors.length]}: ${(error as Error).message}`,
-      );
+      const { message } = (started[failed] as PromiseRejectedResult).reason as Error;
+      throw new TargetError('EINVAL', `CPU mask ${formatCpuMask(cpus)}: reactor of CPU ${cpus[failed]}: ${message}`);
     }
     return new Target(options, reactors);
   }

@@ -1,10 +1,14 @@
 /** The target with its RPC socket in this process, and a client that writes whatever bytes it likes. */
+
+import { mkdtempSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { RpcClient } from '../../src/rpc/client.ts';
 import { DocumentSplitter, parseDocument, RESPONSE_LIMITS } from '../../src/rpc/document-splitter.ts';
 import { Service, type ServiceOptions } from '../../src/rpc/service.ts';
 import { tempDir } from './temp-dir.ts';
+
+const root = tempDir();
 
 export interface RunningService {
   service: Service;
@@ -17,7 +21,7 @@ export interface RunningService {
 
 /** One reactor on this thread unless `options` say otherwise. */
 export async function startService(options: Partial<ServiceOptions> = {}): Promise<RunningService> {
-  const directory = options.directory ?? tempDir();
+  const directory = options.directory ?? mkdtempSync(join(root, 'service-'));
   const rpcSocket = options.rpcSocket ?? join(directory, 'rpc.sock');
   const service = await Service.start({
     version: '1.2.3-test',

@@ -209,6 +209,7 @@ export const bdevMethods: readonly Method[] = [
       'For configurations written for SPDK: disks are ready as soon as they are made, so there is nothing to wait for.',
     params: z.strictObject({}),
     result: 'true',
+    inConfig: true,
     handler: () => true,
   }),
 ];

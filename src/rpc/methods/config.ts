@@ -36,6 +36,7 @@ export const configMethods: readonly Method[] = [
     params: configSchema,
     result: 'true',
     changesConfig: true,
+    inConfig: false,
     handler: async (config, context) => {
       await applyConfig(config, context);
       return true;

@@ -25,6 +25,7 @@ export const logMethods: readonly Method[] = [
     params: flag,
     result: 'true',
     states: 'any',
+    inConfig: true,
     handler: async (p, { target }) => {
       await target.logs.set(p.flag, true);
       return true;
@@ -36,6 +37,7 @@ export const logMethods: readonly Method[] = [
     params: flag,
     result: 'true',
     states: 'any',
+    inConfig: true,
     handler: async (p, { target }) => {
       await target.logs.set(p.flag, false);
       return true;
