@@ -1,7 +1,7 @@
 import { BdevIo, type BdevIoOwner, type BdevOp } from '../bdev/bdev.ts';
 import type { Memory } from '../memory/memory.ts';
 import { SgList } from '../memory/sg-list.ts';
-import { MAX_STEPS_A_TURN } from './limits.ts';
+import { MAX_BYTES_A_TURN, MAX_STEPS_A_TURN } from './limits.ts';
 import type { Lun } from './lun.ts';
 import type { OpcodeRow } from './opcode-row.ts';
 import { fieldPointer, NONE, Sense, type SenseCode } from './sense.ts';
@@ -170,12 +170,15 @@ export class Command implements BdevIoOwner {
    */
   private run(): void {
     const lun = this.lun!;
+    const blockSize = lun.info.blockSize;
+    let bytes = 0;
     for (let turn = 0; ; turn++) {
-      if (turn === MAX_STEPS_A_TURN) {
+      if (turn === MAX_STEPS_A_TURN || bytes >= MAX_BYTES_A_TURN) {
         this.again = true;
         lun.later(this);
         return;
       }
+      bytes += this.io.blocks * blockSize;
       this.again = false;
       this.completed = false;
       this.submitting = true;

@@ -16,12 +16,13 @@ export const MAX_UNMAP_DESCRIPTORS = 256;
 /** One work buffer: what a multi-step command reads, compares or writes at a time. Bytes. */
 export const CHUNK_BYTES = 128 * 1024;
 /** One disk request of a command that moves no data of its own (UNMAP, WRITE_ZEROES) or compares: bytes. */
-export const ZERO_CHUNK_BYTES = 32 * 1024 * 1024;
+export const ZERO_CHUNK_BYTES = 16 * 1024 * 1024;
 export const COMPARE_CHUNK_BYTES = 1024 * 1024;
 /** Work buffers of one pool; commands beyond wait for one. */
 export const MAX_WORK_BUFFERS = 8;
-/** Steps that one command may take in a row when its disk completes at once; then others get their turn. */
+/** How far one command goes in a row when its disk completes at once; then others get their turn. */
 export const MAX_STEPS_A_TURN = 8;
+export const MAX_BYTES_A_TURN = 1024 * 1024;
 
 /** Parameter data composed for one command, bytes. */
 export const MAX_PARAMETER_BYTES = 64 * 1024;

@@ -20,9 +20,9 @@ export const StateWord = {
   MODE: 3,
   /** Counts LOGICAL UNIT RESETs: the Luns of other controllers see that their tasks are to be aborted. */
   RESETS: 4,
-  /** Slot + 1 in the nexus table of the SPC-2 RESERVE holder, 0 when none. */
+  /** Record + 1 of the SPC-2 RESERVE's holder in the nexus table, 0 when none. */
   RESERVE_HOLDER: 5,
-  /** Persistent reservations: PRGENERATION, type (0 none), slot + 1 of the holder, APTPL, save sequence. */
+  /** Persistent reservations: PRGENERATION, type (0 none), record + 1 of the holder (0 for all registrants), APTPL, save sequence. */
   PR_GENERATION: 6,
   PR_TYPE: 7,
   PR_HOLDER: 8,

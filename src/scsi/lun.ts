@@ -132,6 +132,7 @@ export class Lun {
       command = new Command(task);
       task.command = command;
     }
+    if (command.lun !== null) throw new Error('a task was executed that is still under way: a bug of the transport');
     if (this.state.words[StateWord.CHANGES] !== this.seenChanges) this.stateChanged();
     clearResult(task);
     const row = this.commands.find(task.cdb);
@@ -336,6 +337,15 @@ export class Lun {
     this.seenResets = Atomics.add(this.state.words, StateWord.RESETS, 1) + 1;
     this.state.changed();
     this.cancel(others, TaskResponse.RESET, done);
+    this.channel.reset();
+  }
+
+  /**
+   * Give up everything, as the front end has gone or the disk is taken away: no attention, no other effect.
+   * @param done when the last task has come back
+   */
+  abandon(done: () => void): void {
+    this.cancel(this.tasks.all(), TaskResponse.RESET, done);
     this.channel.reset();
   }
 

@@ -136,6 +136,7 @@ function refuse(command: Command, result: PrResult): boolean {
 function save(lun: Lun, command: Command): boolean {
   const { saved, sequence } = saveReservations(lun.state);
   lun.reservationStore!.save(saved, sequence, (ok) => {
+    if (command.lun !== lun) return; // called twice
     if (command.cancelled !== TaskResponse.OK) lun.finishCancelled(command);
     else {
       if (ok) command.good();

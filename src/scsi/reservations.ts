@@ -194,9 +194,10 @@ export class Reservations {
     );
   }
 
+  /** @param nexus the holder; counts for nothing with an all-registrants type, -1 with ReservationType.NONE */
   private establish(nexus: number, type: number): void {
     this.words[StateWord.PR_TYPE] = type;
-    this.words[StateWord.PR_HOLDER] = nexus + 1;
+    this.words[StateWord.PR_HOLDER] = isAllRegistrants(type) ? 0 : nexus + 1;
   }
 
   /** The reservation ends; registrants who had a part in it are told (SPC-4 5.13.11.2.2). */

@@ -156,6 +156,18 @@ export class ScsiTarget implements LunInventory {
     }
   }
 
+  /** Give up all tasks of all units (the device is reset). @param done when the last has come back */
+  abandon(done: () => void): void {
+    const luns = [...this.map.values(), ...Array.from(this.leaving, (entry) => entry.lun)];
+    let left = luns.length;
+    if (left === 0) done();
+    for (const lun of luns) {
+      lun.abandon(() => {
+        if (--left === 0) done();
+      });
+    }
+  }
+
   /** The initiator is gone (front end disconnected): its tasks have ended before. */
   disconnectNexus(nexus: number): void {
     for (const lun of this.map.values()) lun.disconnectNexus(nexus);

@@ -108,8 +108,10 @@ export class TaskSet {
 
   private enqueue(command: Command): void {
     command.waiting = Waiting.QUEUE;
-    if (command.task.attr === HEAD_OF_QUEUE) this.queue.unshift(command);
-    else this.queue.push(command);
+    if (command.task.attr === HEAD_OF_QUEUE) {
+      this.queue.unshift(command);
+      this.reopenGate(); // it must not wait for an exclusive command behind it
+    } else this.queue.push(command);
     if (command.task.attr === ORDERED) this.orderedQueued++;
     this.calm = false;
   }
@@ -120,9 +122,13 @@ export class TaskSet {
     if (at < 0) return;
     this.queue.splice(at, 1);
     if (command.task.attr === ORDERED) this.orderedQueued--;
-    // It may have closed the gate to wait for writers; the next exclusive one closes it again.
-    if (command.row!.exclusive && this.exclusive === null) this.state.endExclusive(this.slot);
+    if (command.row!.exclusive) this.reopenGate();
     this.settle();
+  }
+
+  /** An exclusive command that waits for writers has closed the gate; it closes it again when it is its turn. */
+  private reopenGate(): void {
+    if (this.exclusive === null) this.state.endExclusive(this.slot);
   }
 
   /** Start what may start. @returns how many */

@@ -72,9 +72,10 @@ const UTF8 = 3;
 
 function deviceIdentification(w: ResponseWriter, lun: Lun): void {
   const naa = localNaa(lun.info.uuid);
-  // The unit: an NAA name, T10 vendor id with the disk's name, and its uuid.
+  // The unit: an NAA name, T10 vendor id, and its uuid. udev takes the T10 one, as it doesn't know NAA 3: the uuid is in
+  // there too, since two targets may both have a Malloc0.
   designator(w, BINARY, 0, 0x3, () => w.u32(naa.hi).u32(naa.lo));
-  designator(w, ASCII, 0, 0x1, () => w.text(VENDOR, 8).text(lun.info.product, 16).text(serial(lun)));
+  designator(w, ASCII, 0, 0x1, () => w.text(VENDOR, 8).text(lun.info.product, 16).text(lun.info.uuid));
   designator(w, BINARY, 0, 0xa, () => w.u8(0x10).u8(0).bytes(uuidBytes(lun.info.uuid)));
   // The port and the device it is reached through.
   designator(w, BINARY, 1, 0x4, () => w.u16(0).u16(lun.relativePort));

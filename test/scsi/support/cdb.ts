@@ -11,26 +11,26 @@ export function rangeCdb(opcode: number, lba: number, blocks: number, flags = 0)
   const op = be(opcode, 1);
   switch (opcode >> 5) {
     case 0:
-      return op + be(lba, 3) + be(blocks, 1) + '00';
+      return `${op + be(lba, 3) + be(blocks, 1)}00`;
     case 1:
     case 2:
-      return op + be(flags, 1) + be(lba, 4) + '00' + be(blocks, 2) + '00';
+      return `${op + be(flags, 1) + be(lba, 4)}00${be(blocks, 2)}00`;
     case 5:
-      return op + be(flags, 1) + be(lba, 4) + be(blocks, 4) + '0000';
+      return `${op + be(flags, 1) + be(lba, 4) + be(blocks, 4)}0000`;
     default:
-      return op + be(flags, 1) + be(lba, 8) + be(blocks, 4) + '0000';
+      return `${op + be(flags, 1) + be(lba, 8) + be(blocks, 4)}0000`;
   }
 }
 
 /** A parameter list of UNMAP. */
 export function unmapList(ranges: readonly [lba: number, blocks: number][]): string {
-  const body = ranges.map(([lba, blocks]) => be(lba, 8) + be(blocks, 4) + '00000000').join('');
-  return be(6 + body.length / 2, 2) + be(body.length / 2, 2) + '00000000' + body;
+  const body = ranges.map(([lba, blocks]) => `${be(lba, 8) + be(blocks, 4)}00000000`).join('');
+  return `${be(6 + body.length / 2, 2) + be(body.length / 2, 2)}00000000${body}`;
 }
 
 /** A parameter list of PERSISTENT RESERVE OUT. */
 export function prList(key: number, actionKey = 0, flags = 0): string {
-  return be(key, 8) + be(actionKey, 8) + '00000000' + be(flags, 1) + '000000';
+  return `${be(key, 8) + be(actionKey, 8)}00000000${be(flags, 1)}000000`;
 }
 
 /** A PERSISTENT RESERVE OUT CDB. */
