@@ -4,7 +4,7 @@
  * Each registration carries its slot and a generation as token, so an event that was fetched before a watch closed
  * finds nobody, also when slot or descriptor number have a new owner by then. Closing a descriptor before its watch leaves a
  * registration that cannot be removed while a peer holds the same open file (epoll counts open files, not
- * numbers), and that would report for ever; the table notices and moves to a fresh epoll set.
+ * numbers), and that would report for ever; the table notices when the watch closes and moves to a fresh epoll set.
  */
 import { EPOLL } from './constants.ts';
 import { Epoll } from './epoll.ts';
@@ -52,8 +52,6 @@ export class WatchTable {
   private readonly byFd = new Map<number, Slot>();
   private readonly free: number[] = [];
   private generation = 0;
-  /** A watch closed since the last wait: events of nobody are to be expected. */
-  private closedSinceWait = false;
   private needsRebuild = false;
   /** Called with each handler's failure. */
   private readonly onError: (error: unknown) => void;
@@ -104,6 +102,7 @@ export class WatchTable {
     if (this.slots[slot.index] !== slot) return;
     this.forget(slot);
     if (this.epoll.fd.closed) return;
+    // Failing means that the number is closed or another file's by now, and the registration may be out of reach.
     if (this.epoll.remove(slot.fd) !== 0) this.needsRebuild = true;
   }
 
@@ -111,7 +110,6 @@ export class WatchTable {
     this.slots[slot.index] = undefined;
     this.free.push(slot.index);
     if (this.byFd.get(slot.fd) === slot) this.byFd.delete(slot.fd);
-    this.closedSinceWait = true;
   }
 
   /** For Slot. */
@@ -125,7 +123,6 @@ export class WatchTable {
   /** Block for at most `timeoutMs`, and keep the events for `dispatch`. @returns how many */
   wait(timeoutMs: number): number {
     if (this.needsRebuild) this.rebuild();
-    this.closedSinceWait = false;
     return this.epoll.wait(timeoutMs);
   }
 
@@ -133,10 +130,7 @@ export class WatchTable {
   dispatch(count: number): void {
     for (let i = 0; i < count; i++) {
       const slot = this.slots[this.epoll.tokenLo(i)];
-      if (slot === undefined || slot.generation !== this.epoll.tokenHi(i)) {
-        if (!this.closedSinceWait) this.needsRebuild = true;
-        continue;
-      }
+      if (slot === undefined || slot.generation !== this.epoll.tokenHi(i)) continue; // closed in this batch
       try {
         slot.handler(this.epoll.eventsOf(i));
       } catch (error) {

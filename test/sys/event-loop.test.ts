@@ -188,7 +188,11 @@ test('an event of a closed descriptor never reaches a new watch with its number'
 });
 
 test('a descriptor closed before its watch, whose file lives on elsewhere, does not keep the loop busy', () => {
-  for (const reuse of [false, true]) {
+  for (const [reuse, turnBetween] of [
+    [false, false],
+    [true, false],
+    [true, true],
+  ]) {
     const loop = makeLoop();
     const event = new EventFd();
     const peer = event.fd.duplicate(); // as the front end has one
@@ -212,6 +216,7 @@ test('a descriptor closed before its watch, whose file lives on elsewhere, does 
         again.drain();
       });
     }
+    if (turnBetween) loop.turn(0);
     watch.close();
     loop.turn(0);
     loop.turn(0);
@@ -291,7 +296,7 @@ test('timers: in order, not early, cancelled, never within the pass that made th
   // One that makes itself again at once does not hold up the pass.
   let runs = 0;
   const again = () => {
-    if (++runs < 5) loop.after(0, again);
+    if (++runs < 5) loop.after(-1, again);
   };
   loop.after(0, again);
   loop.turn(100);

@@ -267,11 +267,13 @@ for (const [name, create] of ENGINES) {
       const position = 0x8_0123;
       const write = (dsync: boolean) => (tag: number) => {
         table.fill(tag & 3, out, 0, 3100, 0, 0);
-        return engine.writev(tag, file, table, position, dsync);
+        table.position[tag & 3] = position;
+        return engine.writev(tag, file, table, dsync);
       };
       const read = (from: number, at: number, bytes: number) => (tag: number) => {
         table.fill(tag & 3, back, 0, bytes, 0, 0);
-        return engine.readv(tag, from, table, at);
+        table.position[tag & 3] = at;
+        return engine.readv(tag, from, table);
       };
       assert.is(run(write(false)), 3100);
       assert.is(run(write(true)), 3100);
@@ -326,12 +328,10 @@ for (const [name, create] of ENGINES) {
         seen.results.length = 0;
         for (let slot = 0; slot < SLOTS; slot++) {
           table.fill(slot, segment(memory, slot * 512, 512), 0, 512, 0, 0);
+          table.position[slot] = slot * 512;
           if (round === 0) memory.u8.fill(slot + 1, slot * 512, slot * 512 + 512);
           const tag = tagOf(port, slot);
-          const result =
-            round === 0
-              ? engine.writev(tag, file, table, slot * 512, false)
-              : engine.readv(tag, file, table, slot * 512);
+          const result = round === 0 ? engine.writev(tag, file, table, false) : engine.readv(tag, file, table);
           if (result !== PENDING) seen.results.push([slot, result]);
           begun++;
         }
@@ -341,8 +341,8 @@ for (const [name, create] of ENGINES) {
           for (const [slot, result] of seen.results.splice(0)) {
             if (result === -ERRNO.EAGAIN) {
               const tag = tagOf(port, slot);
-              if (round === 0) engine.writev(tag, file, table, slot * 512, false);
-              else engine.readv(tag, file, table, slot * 512);
+              if (round === 0) engine.writev(tag, file, table, false);
+              else engine.readv(tag, file, table);
               continue;
             }
             assert.is(result, 512);
