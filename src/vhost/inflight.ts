@@ -174,6 +174,15 @@ export class InflightQueue implements InflightLog {
   }
 
   /**
+   * The vring was stopped in good order: whatever was not given back (a chain that broke the ring) never will be,
+   * and the guest's next ring must not inherit it.
+   */
+  clear(): void {
+    for (let head = 0; head < this.size; head++) this.u8[this.desc(head)] = 0;
+    this.batchCount = 0;
+  }
+
+  /**
    * What a predecessor left: settle its last batch, then list what it had taken and not given back.
    * @param usedIdx used.idx of the ring as it stands in the guest's memory
    * @returns heads in the order they were taken, or why the region cannot be used

@@ -338,10 +338,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
     this.active.splice(i, 1);
     if (this.active.length === 0) this.loop.removePoller(this);
     running.ended();
-    const vring = this.vrings[running.index] as Vring;
-    vring.running = null;
-    vring.base = running.ring.nextAvail;
-    vring.dropKick();
+    (this.vrings[running.index] as Vring).stopped(running);
   }
 
   // Poller.

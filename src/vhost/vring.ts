@@ -43,6 +43,8 @@ export class Vring {
   starts = 0;
   /** Heads a predecessor had taken and we took over at the last start. */
   recovered = 0;
+  /** Where the running ring's requests are recorded. */
+  inflight: InflightQueue | null = null;
   /** EVENT_IDX as negotiated at the last start: it sizes the parts. */
   eventIdx = false;
 
@@ -106,6 +108,7 @@ export class Vring {
       jumpIsIdle,
     };
     this.recovered = 0;
+    this.inflight = null;
     if (options.inflight === null) return DeviceRing.create(place, ringOptions);
     const tracked = options.inflight.queue(this.index, this.num);
     if (typeof tracked === 'string') return tracked;
@@ -124,9 +127,20 @@ export class Vring {
     const ring = DeviceRing.create(place, { ...options, base, inflight });
     if (typeof ring !== 'string') {
       ring.resubmit(heads);
+      this.inflight = inflight;
       this.recovered = heads.length;
     }
     return ring;
+  }
+
+  /** The running ring has stopped; nothing of it is outstanding. */
+  stopped(running: RunningRing): void {
+    this.running = null;
+    this.base = running.ring.nextAvail;
+    this.dropKick();
+    // Recovered requests that were not begun stay recorded: they are to be done by whoever runs the vring next.
+    if (!running.abandoned && running.ring.recovering === 0) this.inflight?.clear();
+    this.inflight = null;
   }
 
   fail(reason: string): void {

@@ -133,6 +133,11 @@ export class ScsiDriver {
     return this.pending.length;
   }
 
+  /** Nobody waits for it any more: its ring is gone. */
+  forget(p: Pending): void {
+    this.pending.splice(this.pending.indexOf(p), 1);
+  }
+
   /** As {@link run}, but again while the unit tells attentions (after power on or a reset). */
   ready(target: number, cdb: readonly number[], options: ScsiOptions = {}): ScsiAnswer {
     for (let i = 0; ; i++) {
