@@ -187,32 +187,32 @@ export class FileChannel implements BdevChannel, IoHandler {
     const tag = tagOf(this.port, slot);
     if (this.syncing[slot] === 1) return this.engine.fdatasync(tag, this.file);
     const left = this.total[slot] - this.done[slot];
-    const position = io.lba * this.info.blockSize + this.done[slot];
+    this.iovecs.position[slot] = io.lba * this.info.blockSize + this.done[slot];
     switch (io.op) {
       case BdevOp.READ:
       case BdevOp.WRITE:
-        return this.transfer(slot, io, tag, position, left);
+        return this.transfer(slot, io, tag, left);
       case BdevOp.COMPARE:
-        return this.transferBounced(slot, io, tag, position, left);
+        return this.transferBounced(slot, io, tag, left);
       default:
-        return this.deallocate(slot, io, tag, position, left);
+        return this.deallocate(slot, io, tag, left);
     }
   }
 
-  private transfer(slot: number, io: BdevIo, tag: number, position: number, left: number): number {
+  private transfer(slot: number, io: BdevIo, tag: number, left: number): number {
     // Once bounced, always bounced: the buffer's contents belong to the call that runs.
-    if (this.bounce[slot] >= 0) return this.transferBounced(slot, io, tag, position, left);
+    if (this.bounce[slot] >= 0) return this.transferBounced(slot, io, tag, left);
     const { iovecs } = this;
     const from = io.sgOffset + this.done[slot];
     const count = iovecs.fill(slot, io.sg, from, left, this.memoryMask, this.lengthMask);
-    if (count === NOT_ALIGNED) return this.transferBounced(slot, io, tag, position, left);
+    if (count === NOT_ALIGNED) return this.transferBounced(slot, io, tag, left);
     this.piece[slot] = iovecs.bytes[slot];
-    if (io.op === BdevOp.READ) return this.engine.readv(tag, this.file, iovecs, position);
-    return this.engine.writev(tag, this.file, iovecs, position, io.fua);
+    if (io.op === BdevOp.READ) return this.engine.readv(tag, this.file, iovecs);
+    return this.engine.writev(tag, this.file, iovecs, io.fua);
   }
 
   /** Through a buffer of ours, as much as it holds. */
-  private transferBounced(slot: number, io: BdevIo, tag: number, position: number, left: number): number {
+  private transferBounced(slot: number, io: BdevIo, tag: number, left: number): number {
     if (this.bounce[slot] < 0) {
       const buffer = this.bounces.take();
       if (buffer < 0) {
@@ -228,9 +228,9 @@ export class FileChannel implements BdevChannel, IoHandler {
     if (io.op !== BdevOp.COMPARE) this.stats.bounced(n);
     this.piece[slot] = n;
     this.iovecs.fillOne(slot, memory, at, n);
-    if (io.op !== BdevOp.WRITE) return this.engine.readv(tag, this.file, this.iovecs, position);
+    if (io.op !== BdevOp.WRITE) return this.engine.readv(tag, this.file, this.iovecs);
     if (this.move(slot, io, n) !== n) return -ERRNO.EFAULT;
-    return this.engine.writev(tag, this.file, this.iovecs, position, io.fua);
+    return this.engine.writev(tag, this.file, this.iovecs, io.fua);
   }
 
   /** Copy between the request's buffers and its bounce buffer. @returns bytes; fewer when a buffer has been revoked */
@@ -246,7 +246,8 @@ export class FileChannel implements BdevChannel, IoHandler {
   }
 
   /** UNMAP and WRITE_ZEROES. */
-  private deallocate(slot: number, io: BdevIo, tag: number, position: number, left: number): number {
+  private deallocate(slot: number, io: BdevIo, tag: number, left: number): number {
+    const position = this.iovecs.position[slot];
     this.piece[slot] = left;
     if (io.op === BdevOp.UNMAP) {
       if (this.share.unmap === 'discard') return this.engine.discard(tag, this.file, position, left);
@@ -257,7 +258,7 @@ export class FileChannel implements BdevChannel, IoHandler {
     this.zeroes ??= mapAnonymous(ZEROES);
     this.iovecs.fillRepeated(slot, this.zeroes.memoryAt(0, ZEROES), left);
     this.piece[slot] = this.iovecs.bytes[slot];
-    return this.engine.writev(tag, this.file, this.iovecs, position, io.fua);
+    return this.engine.writev(tag, this.file, this.iovecs, io.fua);
   }
 
   /** Take the result of the last call. @returns whether the request has ended (or waits elsewhere) */

@@ -37,15 +37,15 @@ export class InlineEngine implements IoEngine {
 
   removeFile(): void {}
 
-  readv(tag: number, file: number, iovecs: IovecTable, position: number): number {
+  readv(tag: number, file: number, iovecs: IovecTable): number {
     const slot = slotOf(tag);
-    return result(libc.preadv2At(file, iovecs.address(slot), iovecs.count[slot], position, 0));
+    return result(libc.preadv2At(file, iovecs.address[slot], iovecs.count[slot], iovecs.position[slot], 0));
   }
 
-  writev(tag: number, file: number, iovecs: IovecTable, position: number, dsync: boolean): number {
+  writev(tag: number, file: number, iovecs: IovecTable, dsync: boolean): number {
     const slot = slotOf(tag);
     const flags = dsync ? RWF_DSYNC : 0;
-    return result(libc.pwritev2At(file, iovecs.address(slot), iovecs.count[slot], position, flags));
+    return result(libc.pwritev2At(file, iovecs.address[slot], iovecs.count[slot], iovecs.position[slot], flags));
   }
 
   fdatasync(_tag: number, file: number): number {

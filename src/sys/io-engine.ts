@@ -42,10 +42,10 @@ export interface IoEngine extends Poller {
   /** Make a descriptor known. It stays its owner's, who closes it after removeFile. */
   addFile(fd: number): number;
   removeFile(file: number): void;
-  /** Read into the iovecs of the tag's slot. */
-  readv(tag: number, file: number, iovecs: IovecTable, position: number): number;
+  /** Read into the iovecs of the tag's slot, from their position on. */
+  readv(tag: number, file: number, iovecs: IovecTable): number;
   /** @param dsync the data is on stable storage when it ends (RWF_DSYNC) */
-  writev(tag: number, file: number, iovecs: IovecTable, position: number, dsync: boolean): number;
+  writev(tag: number, file: number, iovecs: IovecTable, dsync: boolean): number;
   fdatasync(tag: number, file: number): number;
   /** @param mode FALLOC_FL bits */
   fallocate(tag: number, file: number, mode: number, position: number, bytes: number): number;

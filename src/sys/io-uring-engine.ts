@@ -59,15 +59,19 @@ export class IoUringEngine implements IoEngine {
     if ((file & REGISTERED) !== 0) this.ring.removeFile(file & ~REGISTERED);
   }
 
-  readv(tag: number, file: number, iovecs: IovecTable, position: number): number {
-    const slot = slotOf(tag);
-    return this.put(IORING_OP.READV, file, position, iovecs.address(slot), iovecs.count[slot], 0, tag);
+  readv(tag: number, file: number, iovecs: IovecTable): number {
+    return this.transfer(IORING_OP.READV, tag, file, iovecs, 0);
   }
 
-  writev(tag: number, file: number, iovecs: IovecTable, position: number, dsync: boolean): number {
-    const slot = slotOf(tag);
-    const flags = dsync ? RWF_DSYNC : 0;
-    return this.put(IORING_OP.WRITEV, file, position, iovecs.address(slot), iovecs.count[slot], flags, tag);
+  writev(tag: number, file: number, iovecs: IovecTable, dsync: boolean): number {
+    return this.transfer(IORING_OP.WRITEV, tag, file, iovecs, dsync ? RWF_DSYNC : 0);
+  }
+
+  private transfer(op: number, tag: number, file: number, iovecs: IovecTable, opFlags: number): number {
+    if (!this.makeRoom()) return this.later(tag);
+    const flags = (file & REGISTERED) !== 0 ? IOSQE_FIXED_FILE : 0;
+    this.ring.putVector(op, flags, file & ~REGISTERED, iovecs, slotOf(tag), opFlags, tag);
+    return PENDING;
   }
 
   fdatasync(tag: number, file: number): number {

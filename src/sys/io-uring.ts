@@ -7,6 +7,7 @@
 import { ERRNO, SysError } from './errno.ts';
 import { EventFd } from './eventfd.ts';
 import { Fd } from './fd.ts';
+import type { IovecTable } from './iovec-table.ts';
 import * as libc from './libc.ts';
 import { type Mapping, mapFile } from './mapping.ts';
 
@@ -215,6 +216,39 @@ export class IoUring {
     return this.unsubmitted;
   }
 
+  /** As {@link put}, for READV and WRITEV of a slot's iovecs: nothing larger than 31 bits passes through the call. */
+  putVector(
+    opcode: number,
+    flags: number,
+    file: number,
+    iovecs: IovecTable,
+    slot: number,
+    opFlags: number,
+    userData: number,
+  ): void {
+    const sqes = this.sqes;
+    const at = (this.sqTail & this.sqMask) * SQE.WORDS;
+    const position = iovecs.position[slot];
+    const address = iovecs.address[slot];
+    sqes[at + SQE.OP] = opcode | (flags << 8);
+    sqes[at + SQE.FD] = file;
+    sqes[at + SQE.OFF] = position;
+    sqes[at + SQE.OFF + 1] = position / 0x1_0000_0000;
+    sqes[at + SQE.ADDR] = address;
+    sqes[at + SQE.ADDR + 1] = address / 0x1_0000_0000;
+    sqes[at + SQE.LEN] = iovecs.count[slot];
+    sqes[at + SQE.RW_FLAGS] = opFlags;
+    this.end(at, userData);
+  }
+
+  private end(at: number, userData: number): void {
+    const sqes = this.sqes;
+    sqes[at + SQE.USER_DATA] = userData;
+    for (let i = SQE.USER_DATA + 1; i < SQE.WORDS; i++) sqes[at + i] = 0;
+    this.sqTail = (this.sqTail + 1) >>> 0;
+    this.unsubmitted++;
+  }
+
   /**
    * Write an entry; it goes to the kernel with the next {@link submit}. The caller has seen to it that there is `room`.
    * @param flags IOSQE bits
@@ -245,11 +279,7 @@ export class IoUring {
     sqes[at + SQE.ADDR + 1] = address / 0x1_0000_0000;
     sqes[at + SQE.LEN] = length;
     sqes[at + SQE.RW_FLAGS] = opFlags;
-    sqes[at + SQE.USER_DATA] = userData;
-    sqes[at + SQE.USER_DATA + 1] = 0;
-    for (let i = SQE.USER_DATA + 2; i < SQE.WORDS; i++) sqes[at + i] = 0;
-    this.sqTail = (this.sqTail + 1) >>> 0;
-    this.unsubmitted++;
+    this.end(at, userData);
   }
 
   /** As {@link put} for URING_CMD on a block device: discard `bytes` at `position` (6.12). */

@@ -23,23 +23,28 @@ export class IovecTable {
   readonly count: Int32Array;
   /** Bytes they cover: fewer than asked for when the list has more segments than an array holds. */
   readonly bytes: Float64Array;
+  /** Where in the file each slot's transfer begins, bytes. The caller sets it. */
+  readonly position: Float64Array;
+  /**
+   * Address of each slot's array, for src/sys only. Not a typed array: an element of this one is a number object that exists
+   * already, so that handing it to a function or to the C library makes no new one.
+   */
+  readonly address: readonly number[];
   private readonly mapping: Mapping;
   private readonly u32: Uint32Array;
-  private readonly base: number;
 
   /** @param slots memory is only used by those that are */
   constructor(slots: number) {
     this.count = new Int32Array(slots);
     this.bytes = new Float64Array(slots);
+    this.position = new Float64Array(slots);
     this.mapping = mapAnonymous(slots * STRIDE_WORDS * 4, { noReserve: true });
     const memory = this.mapping.memoryAt(0, slots * STRIDE_WORDS * 4);
     this.u32 = memory.u32;
-    this.base = memory.address;
-  }
-
-  /** Address of a slot's array, for src/sys only. */
-  address(slot: number): number {
-    return this.base + slot * STRIDE_WORDS * 4;
+    // The string makes the array one of objects, not of bare doubles.
+    const address: unknown[] = [''];
+    for (let slot = 0; slot < slots; slot++) address[slot] = memory.address + slot * STRIDE_WORDS * 4;
+    this.address = address as number[];
   }
 
   /**
@@ -51,7 +56,7 @@ export class IovecTable {
   fill(slot: number, sg: SgList, from: number, bytes: number, memoryMask: number, lengthMask: number): number {
     const words = this.u32;
     const first = slot * STRIDE_WORDS;
-    const limit = bytes < MAX_TRANSFER ? bytes : MAX_TRANSFER;
+    const limit = Math.min(bytes, MAX_TRANSFER);
     let skip = from;
     let total = 0;
     let count = 0;

@@ -121,26 +121,33 @@ export class ThreadPoolEngine implements IoEngine {
 
   removeFile(): void {}
 
-  readv(tag: number, file: number, iovecs: IovecTable, position: number): number {
-    const slot = slotOf(tag);
-    return this.put(JobOp.READV, tag, file, position, iovecs.address(slot), iovecs.count[slot], 0);
+  readv(tag: number, file: number, iovecs: IovecTable): number {
+    return this.transfer(JobOp.READV, tag, file, iovecs, 0);
   }
 
-  writev(tag: number, file: number, iovecs: IovecTable, position: number, dsync: boolean): number {
-    const slot = slotOf(tag);
-    return this.put(JobOp.WRITEV, tag, file, position, iovecs.address(slot), iovecs.count[slot], dsync ? 1 : 0);
+  writev(tag: number, file: number, iovecs: IovecTable, dsync: boolean): number {
+    return this.transfer(JobOp.WRITEV, tag, file, iovecs, dsync ? 1 : 0);
+  }
+
+  private transfer(op: number, tag: number, fd: number, iovecs: IovecTable, flags: number): number {
+    const n = this.begin(op, tag, fd, iovecs.count[slotOf(tag)], flags);
+    if (n < 0) return this.later(tag);
+    const { job64 } = this.table;
+    job64[n * JOB64.WORDS + JOB64.POSITION] = iovecs.position[slotOf(tag)];
+    job64[n * JOB64.WORDS + JOB64.ADDRESS] = iovecs.address[slotOf(tag)];
+    return this.publish(n);
   }
 
   fdatasync(tag: number, file: number): number {
-    return this.put(JobOp.FDATASYNC, tag, file, 0, 0, 0, 0);
+    return this.put(JobOp.FDATASYNC, tag, file, 0, 0, 0);
   }
 
   fallocate(tag: number, file: number, mode: number, position: number, bytes: number): number {
-    return this.put(JobOp.FALLOCATE, tag, file, position, bytes, mode, 0);
+    return this.put(JobOp.FALLOCATE, tag, file, position, bytes, mode);
   }
 
   discard(tag: number, file: number, position: number, bytes: number): number {
-    return this.put(JobOp.DISCARD, tag, file, position, bytes, 0, 0);
+    return this.put(JobOp.DISCARD, tag, file, position, bytes, 0);
   }
 
   later(tag: number): number {
@@ -148,29 +155,34 @@ export class ThreadPoolEngine implements IoEngine {
     return PENDING;
   }
 
-  private put(
-    op: number,
-    tag: number,
-    fd: number,
-    position: number,
-    address: number,
-    count: number,
-    flags: number,
-  ): number {
-    if (this.freeCount === 0) return this.later(tag);
+  private put(op: number, tag: number, fd: number, position: number, bytes: number, mode: number): number {
+    const n = this.begin(op, tag, fd, mode, 0);
+    if (n < 0) return this.later(tag);
+    const { job64 } = this.table;
+    job64[n * JOB64.WORDS + JOB64.POSITION] = position;
+    job64[n * JOB64.WORDS + JOB64.ADDRESS] = bytes;
+    return this.publish(n);
+  }
+
+  /** Take a job and write its integers. @returns its number, -1 when there is none */
+  private begin(op: number, tag: number, fd: number, count: number, flags: number): number {
+    if (this.freeCount === 0) return -1;
     const n = this.free[--this.freeCount];
-    const { job, job64, todo, ctl } = this.table;
+    const { job } = this.table;
     const at = n * JOB.WORDS;
     job[at + JOB.OP] = op;
     job[at + JOB.FD] = fd;
     job[at + JOB.COUNT] = count;
     job[at + JOB.FLAGS] = flags;
     job[at + JOB.TAG] = tag;
-    job64[n * JOB64.WORDS + JOB64.POSITION] = position;
-    job64[n * JOB64.WORDS + JOB64.ADDRESS] = address;
+    return n;
+  }
+
+  private publish(n: number): number {
+    const { todo, ctl } = this.table;
     Atomics.store(todo, this.todoTail & (JOBS - 1), n);
     this.todoTail = (this.todoTail + 1) | 0;
-    // Publishes the job: whoever sees the new tail sees its words.
+    // Whoever sees the new tail sees the job's words.
     Atomics.store(ctl, Ctl.TODO_TAIL, this.todoTail);
     this.unannounced++;
     return PENDING;
