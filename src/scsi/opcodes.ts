@@ -138,6 +138,8 @@ export const OPCODES: readonly OpcodeRow[] = [
   row('READ DEFECT DATA(12)', 'b7 1f 00 00 00 00 ff ff ff ff 00 00', readDefectData12, { data: 'in' }),
 ];
 
+export { cdbLength } from './opcode-row.ts';
+
 const NAMES = new Map(OPCODES.map((r) => [r.opcode * 256 + Math.max(r.serviceAction, 0), r.name]));
 
 /** A command's name for traces: by opcode and service action, whether or not a unit has it. */
