@@ -9,7 +9,11 @@
  * overlaid, which costs addresses only, of which there are 128 TiB.)
  */
 import { MADV, MAP, PROT } from './constants.ts';
+import { sysError } from './errno.ts';
 import * as libc from './libc.ts';
+import { logger } from './log.ts';
+
+const log = logger('sys');
 
 /** Survives structured clone between the threads of one process; worthless in another process. */
 export interface RangeShare {
@@ -88,6 +92,8 @@ export class AddressRange {
       return;
     }
     // Strict overcommit refuses writable memory it cannot promise; read-only costs nothing.
-    libc.mmap(this.start, this.length, PROT.READ, flags, -1, 0);
+    if (libc.mmap(this.start, this.length, PROT.READ, flags, -1, 0) < 0) {
+      log.warn('%d bytes stay mapped: %s', this.length, sysError('mmap').message);
+    }
   }
 }

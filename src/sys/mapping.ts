@@ -47,8 +47,9 @@ export class Mapping {
     this.owner = owner;
   }
 
+  /** Also when this is an adopted one and its owner, in another thread, has unmapped it. */
   get unmapped(): boolean {
-    return this.size === 0;
+    return this.size === 0 || this.range.retired;
   }
 
   /**

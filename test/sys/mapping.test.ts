@@ -330,7 +330,10 @@ test('an adopted mapping is not the owner: its unmap leaves the memory alone', (
   other.unmap();
   assert.is(theirs.length, 0);
   assert.is(memory.u32[0], 9);
+  const third = adopt(mapping.share());
+  assert.is(third.unmapped, false);
   mapping.unmap();
+  assert.is(third.unmapped, true);
   assert.throws(() => mapping.share(), RangeError);
   assert.throws(() => other.memoryAt(0, 64), RangeError);
 });
