@@ -1,12 +1,13 @@
 /**
- * A range of this process's address space with a count of the views over it. The one rule: while any view is alive in any
- * thread, the range stays mapped to something, so that no late access can fault the process.
+ * A range of this process's address space with a count of the views over it. The one rule: while any view is alive in
+ * any thread, the range stays mapped to something, so that no late access can fault the process.
  *
- * An ArrayBuffer over unmapped memory looks alive, and touching it is SIGSEGV, which nothing can catch. Therefore retiring a range
- * puts anonymous memory in place of what was there: late reads see zeroes, late writes go nowhere. The overlay reserves no
- * memory (a page table at most), only addresses; and those go back too, when the garbage collector has taken the last view. The count lies in
- * shared memory because workers make views of their own. (A worker that ends keeps its count: its ranges stay
- * overlaid, which costs addresses only, of which there are 128 TiB.)
+ * An ArrayBuffer over unmapped memory looks alive, and touching it is SIGSEGV, which nothing can catch. Therefore
+ * retiring a range puts anonymous memory in place of what was there: late reads see zeroes, late writes go nowhere.
+ * The overlay reserves no memory (a page table at most), only addresses; and those go back too, when the garbage
+ * collector has taken the last view. The count lies in shared memory because workers make views of their own. (A
+ * worker that ends keeps its count: its ranges stay overlaid, which costs addresses only, of which there are 128
+ * TiB.)
  */
 import { MADV, MAP, PROT } from './constants.ts';
 import { sysError } from './errno.ts';

@@ -1,6 +1,6 @@
 /**
- * Which CPUs this thread may run on. Pin reactors only, never the whole process: V8's compiler and collector threads need a
- * CPU of their own, or hot code stays in the interpreter.
+ * Which CPUs this thread may run on. Pin reactors only, never the whole process: V8's compiler and collector threads
+ * need a CPU of their own, or hot code stays in the interpreter.
  */
 import { check } from './errno.ts';
 import * as libc from './libc.ts';

@@ -1,6 +1,6 @@
 /**
- * Failures of system calls as Errors. `SysError` says which call failed, on what, and why; the one rule is that it is made
- * right after the call, before anything else can change errno.
+ * Failures of system calls as Errors. `SysError` says which call failed, on what, and why; the one rule is that it is
+ * made right after the call, before anything else can change errno.
  */
 import { constants } from 'node:os';
 import { getSystemErrorMap } from 'node:util';

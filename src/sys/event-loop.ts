@@ -2,12 +2,12 @@
  * The reactor's loop: one thread, one epoll set. It polls while there is work and for a short while after; then it asks
  * every poller for notifications, looks once more, and sleeps.
  *
- * One pass: deferred calls, pollers, due timers, then descriptors (each pass when idle, every {@link CHECK_NS} when busy, because
- * asking the kernel costs as much as a request). Nothing is allocated in a pass. A handler that throws is
- * reported to `onError` and the loop goes on: a bug in one session must not take its neighbours down.
+ * One pass: deferred calls, pollers, due timers, then descriptors (each pass when idle, every {@link CHECK_NS} when
+ * busy, because asking the kernel costs as much as a request). Nothing is allocated in a pass. A handler that throws
+ * is reported to `onError` and the loop goes on: a bug in one session must not take its neighbours down.
  *
- * Three ways to drive it: `run()` owns a worker thread, `attach()` shares the main thread with Node's event loop, `turn()` is
- * for tests and debugging.
+ * Three ways to drive it: `run()` owns a worker thread, `attach()` shares the main thread with Node's event loop,
+ * `turn()` is for tests and debugging.
  */
 import { type PollHandle, pollReadable } from './libc.ts';
 import { logger } from './log.ts';
@@ -135,8 +135,8 @@ export class EventLoop {
   }
 
   /**
-   * One pass. Sleeps for up to `timeoutMs` when nothing has happened for the spin time; with 0 it never sleeps nor arms, and always looks at
-   * the descriptors.
+   * One pass. Sleeps for up to `timeoutMs` when nothing has happened for the spin time; with 0 it never sleeps nor
+   * arms, and always looks at the descriptors.
    * @returns whether anything was done
    */
   turn(timeoutMs: number): boolean {
@@ -153,7 +153,10 @@ export class EventLoop {
     }
   }
 
-  /** Own this (worker) thread until `stop()`. Resolves then. Node's own events (messages, promises) get a turn every 50 ms. */
+  /**
+   * Own this (worker) thread until `stop()`. Resolves then. Node's own events (messages, promises) get a turn every
+   * 50 ms.
+   */
   run(): Promise<void> {
     this.running = true;
     return new Promise((resolve, reject) => {
@@ -178,7 +181,10 @@ export class EventLoop {
     this.running = false;
   }
 
-  /** Live on Node's event loop: a pass per turn of it while busy, waiting in it for a descriptor or a timer while idle. */
+  /**
+   * Live on Node's event loop: a pass per turn of it while busy, waiting in it for a descriptor or a timer while
+   * idle.
+   */
   attach(): void {
     if (this.attached) return;
     this.attached = true;

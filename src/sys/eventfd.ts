@@ -39,8 +39,8 @@ export class EventFd {
   }
 
   /**
-   * Add one. No failure matters: EAGAIN means a full counter, which nobody has seen yet, so no signal is lost; EBADF means closed,
-   * so nobody listens.
+   * Add one. No failure matters: EAGAIN means a full counter, which nobody has seen yet, so no signal is lost; EBADF
+   * means closed, so nobody listens.
    */
   signal(): void {
     libc.eventfd_write(this.fd.number, 1);

@@ -1,7 +1,7 @@
 /**
- * File descriptors with one owner each. Closing twice is harmless, and a closed `Fd` has the number -1, so that a late use
- * fails with EBADF instead of reaching a stranger's file that got the same number. Every descriptor made here is
- * close-on-exec.
+ * File descriptors with one owner each. Closing twice is harmless, and a closed `Fd` has the number -1, so that a
+ * late use fails with EBADF instead of reaching a stranger's file that got the same number. Every descriptor made
+ * here is close-on-exec.
  */
 import { type BigIntStats, fstatSync, readlinkSync, statfsSync } from 'node:fs';
 import type { Memory } from '../memory/memory.ts';

@@ -6,9 +6,10 @@
  * have at most 47 bits (56 with five-level paging, which Linux gives only to those who ask), so they are exact. koffi's
  * BigInt pointers never leave this file.
  *
- * A parameter declared `void *` takes null, a Buffer or a typed array, which is passed without a copy; kernel structures
- * are bytes built by hand (2-5 times faster than the FFI's structs, and the layout stands in our own tables). A parameter declared
- * `uint64_t` and called `addr` takes an address from {@link addressOf} or Memory.address.
+ * A parameter declared `void *` takes null, a Buffer or a typed array, which is passed without a copy; kernel
+ * structures are bytes built by hand (2-5 times faster than the FFI's structs, and the layout stands in our own
+ * tables). A parameter declared `uint64_t` and called `addr` takes an address from {@link addressOf} or
+ * Memory.address.
  */
 import { endianness } from 'node:os';
 import koffi from 'koffi';
@@ -38,8 +39,8 @@ export function addressOf(bytes: ArrayBufferView): number {
 }
 
 /**
- * An ArrayBuffer over mapped memory, without a copy; collecting it unmaps nothing. At most 4 GiB: Node 20 ends the process
- * beyond (Mapping cuts far smaller pieces).
+ * An ArrayBuffer over mapped memory, without a copy; collecting it unmaps nothing. At most 4 GiB: Node 20 ends the
+ * process beyond (Mapping cuts far smaller pieces).
  */
 export function viewOf(address: number, bytes: number): ArrayBuffer {
   if (!(address > 0 && bytes > 0 && bytes <= 0x1_0000_0000)) throw new RangeError(`viewOf: ${bytes} bytes`);

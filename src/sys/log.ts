@@ -14,8 +14,8 @@ export interface Logger {
 }
 
 /**
- * Write at once and whole: a reactor rarely returns to Node's event loop, which a stream would wait for, and the last lines before a
- * crash are the ones that matter.
+ * Write at once and whole: a reactor rarely returns to Node's event loop, which a stream would wait for, and the last
+ * lines before a crash are the ones that matter.
  */
 function writeLine(...args: unknown[]): void {
   try {
@@ -37,7 +37,9 @@ export function enabledLogs(layer: string): boolean {
   return createDebug.enabled(`vvu:${layer}`);
 }
 
-/** Set what DEBUG says ('vvu:scsi,vvu:rpc', 'vvu:*', '' for nothing), for this thread and for those that start later. */
+/**
+ * Set what DEBUG says ('vvu:scsi,vvu:rpc', 'vvu:*', '' for nothing), for this thread and for those that start later.
+ */
 export function enableLogs(namespaces: string): void {
   createDebug.enable(namespaces);
 }

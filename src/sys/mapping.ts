@@ -1,10 +1,11 @@
 /**
- * Mapped memory with one owner. `Mapping` is the only way to get `Memory` over mmap: it hands out windows, and its `unmap` revokes
- * every one of them before the memory goes. A view that somebody kept beside its Memory reads zeroes from then on
- * (see address-range.ts), it never faults.
+ * Mapped memory with one owner. `Mapping` is the only way to get `Memory` over mmap: it hands out windows, and its
+ * `unmap` revokes every one of them before the memory goes. A view that somebody kept beside its Memory reads zeroes
+ * from then on (see address-range.ts), it never faults.
  *
- * What can still kill the process, in any language: a peer that makes a mapped file shorter (SIGBUS). The file's size is
- * checked, and a seal against shrinking asked for, before mapping; `sealed` says whether there is one.
+ * What can still kill the process, in any language, is SIGBUS: a peer makes a mapped file shorter, or its file system has
+ * no page left for a hole in it. The file's size is checked, and a seal against shrinking asked for, before mapping;
+ * `sealed` says whether there is one.
  */
 import './native-copy.ts';
 import { MAX_MEMORY, Memory } from '../memory/memory.ts';
@@ -16,7 +17,9 @@ import * as libc from './libc.ts';
 
 export const PAGE_SIZE = libc.getpagesize();
 
-/** What {@link Mapping.windowAt} adds beyond the bytes asked for, so that a ring at the edge lies in one piece. Bytes. */
+/**
+ * What {@link Mapping.windowAt} adds beyond the bytes asked for, so that a ring at the edge lies in one piece. Bytes.
+ */
 export const OVERHANG = 0x10_0000;
 
 /** A mapping for another thread of this process; survives structured clone. */
@@ -79,9 +82,9 @@ export class Mapping {
   }
 
   /**
-   * Revoke every Memory of this object; by the owner, also unmap. Nothing may be in flight: neither a device nor the kernel
-   * may still be told these addresses. Adopted mappings of other threads should be unmapped before; if not, they read zeroes.
-   * Calling it again is harmless.
+   * Revoke every Memory of this object; by the owner, also unmap. Nothing may be in flight: neither a device nor the
+   * kernel may still be told these addresses. Adopted mappings of other threads should be unmapped before; if not,
+   * they read zeroes. Calling it again is harmless.
    */
   unmap(): void {
     if (this.size === 0) return;
@@ -158,7 +161,10 @@ export function mapFile(fd: Fd, options: MapFileOptions): Mapping {
 }
 
 export interface MapAnonymousOptions {
-  /** Explicit huge pages: true for the default size, or the size in bytes (0x20_0000, 0x4000_0000). The size is rounded up to them. */
+  /**
+   * Explicit huge pages: true for the default size, or the size in bytes (0x20_0000, 0x4000_0000). The size is
+   * rounded up to them.
+   */
   hugepages?: boolean | number;
   /** Let the kernel use transparent huge pages where it can. */
   transparentHugepages?: boolean;
@@ -207,7 +213,10 @@ export function mapAnonymous(size: number, options: MapAnonymousOptions = {}): M
   return mapping;
 }
 
-/** Another thread's mapping, in this thread. Its `unmap` revokes this thread's Memory and leaves the mapping to its owner. */
+/**
+ * Another thread's mapping, in this thread. Its `unmap` revokes this thread's Memory and leaves the mapping to its
+ * owner.
+ */
 export function adopt(share: MappingShare): Mapping {
   return new Mapping(AddressRange.adopt(share.range), share.address, share.size, share.sealed, false);
 }

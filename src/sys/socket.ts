@@ -1,6 +1,6 @@
 /**
- * Unix stream sockets that carry file descriptors. Everything is non-blocking and close-on-exec; received descriptors are
- * either returned, owned, or closed here: none is ever lost.
+ * Unix stream sockets that carry file descriptors. Everything is non-blocking and close-on-exec; received descriptors
+ * are either returned, owned, or closed here: none is ever lost.
  */
 import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
 import { AF_UNIX, MSG, O, SCM_MAX_FD, SCM_RIGHTS, SOCK, SOL_SOCKET } from './constants.ts';
@@ -20,8 +20,8 @@ export interface Listener {
 }
 
 /**
- * Whether a process holds the socket file at `path`. Asked with a datagram socket: a stream listener answers with EPROTOTYPE
- * and never notices, where a real connection would end up in its queue.
+ * Whether a process holds the socket file at `path`. Asked with a datagram socket: a stream listener answers with
+ * EPROTOTYPE and never notices, where a real connection would end up in its queue.
  */
 function isAlive(path: string): boolean {
   const fd = Fd.take(check(libc.socket(AF_UNIX, SOCK.DGRAM | SOCK.CLOEXEC, 0), 'socket'));
@@ -106,8 +106,8 @@ const reserves = new Map<Fd, Fd>();
 
 /**
  * The next caller, or undefined when nobody waits.
- * @throws SysError; with EMFILE or ENFILE that caller has been hung up on, so that its connection does not stay readable
- * for ever
+ * @throws SysError; with EMFILE or ENFILE that caller has been hung up on, so that its connection does not stay
+ * readable for ever
  */
 export function accept(listener: Fd): Fd | undefined {
   for (;;) {
@@ -154,7 +154,8 @@ export function socketPair(): [Fd, Fd] {
   return [Fd.take(pair[0]), Fd.take(pair[1])];
 }
 
-// struct msghdr (56 bytes, recvmsg(2)) over one struct iovec and a control buffer: made once, reused by every call of this thread.
+// struct msghdr (56 bytes, recvmsg(2)) over one struct iovec and a control buffer: made once, reused by every call of
+// this thread.
 const MSGHDR = { iov: 16, iovlen: 24, control: 32, controllen: 40, flags: 48, size: 56 } as const;
 /** struct cmsghdr: u64 length with this header, i32 level, i32 type; then the data, padded to 8. */
 const CMSG = { level: 8, type: 12, data: 16 } as const;

@@ -2,8 +2,8 @@
  * Watched descriptors of one epoll set. The one rule: a handler hears only of the file it was registered for.
  *
  * Each registration carries its slot and a generation as token, so an event that was fetched before a watch closed
- * finds nobody, also when slot or descriptor number have a new owner by then. Closing a descriptor before its watch leaves a
- * registration that cannot be removed while a peer holds the same open file (epoll counts open files, not
+ * finds nobody, also when slot or descriptor number have a new owner by then. Closing a descriptor before its watch
+ * leaves a registration that cannot be removed while a peer holds the same open file (epoll counts open files, not
  * numbers), and that would report for ever; the table notices when the watch closes and moves to a fresh epoll set.
  */
 import { EPOLL } from './constants.ts';

@@ -1,15 +1,17 @@
 /**
- * Worker threads that run from the built .js and from the .ts sources alike, so that a debugger steps the lines people wrote.
+ * Worker threads that run from the built .js and from the .ts sources alike, so that a debugger steps the lines
+ * people wrote.
  *
- * Node 20 cannot start a worker from a .ts file, not even when tsx runs the main thread. There a line of JavaScript registers
- * tsx in the worker and imports the file; tsx is a development dependency and is looked for in this case only.
+ * Node 20 cannot start a worker from a .ts file, not even when tsx runs the main thread. There a line of JavaScript
+ * registers tsx in the worker and imports the file; tsx is a development dependency and is looked for in this case
+ * only.
  */
 import { Worker, type WorkerOptions } from 'node:worker_threads';
 
 /**
  * Start a thread. Node's options (--cpu-prof, --enable-source-maps ...) hold in it as they do here.
- * @param url of a source beside the caller: `new URL('./reactor-thread.ts', import.meta.url)`. The build rewrites imports but no URLs,
- * so running from the build `.ts` becomes `.js` here
+ * @param url of a source beside the caller: `new URL('./reactor-thread.ts', import.meta.url)`. The build rewrites
+ * imports but no URLs, so running from the build `.ts` becomes `.js` here
  * @param workerData what the thread finds as `workerData`; cloned
  */
 export function startWorker(url: URL, workerData: unknown, options: Pick<WorkerOptions, 'name'> = {}): Worker {
