@@ -78,6 +78,8 @@ export class FileChannel implements BdevChannel, IoHandler {
   /** The engine does requests within the call: their time is sampled. */
   private readonly atOnce: boolean;
   private ticks = 0;
+  /** O_DIRECT cannot reach the guest's memory (a BAR's pages cannot be pinned): everything goes through bounce buffers. */
+  private unpinnable = false;
   private removed = false;
   private closed = false;
 
@@ -201,7 +203,7 @@ export class FileChannel implements BdevChannel, IoHandler {
 
   private transfer(slot: number, io: BdevIo, tag: number, left: number): number {
     // Once bounced, always bounced: the buffer's contents belong to the call that runs.
-    if (this.bounce[slot] >= 0) return this.transferBounced(slot, io, tag, left);
+    if (this.bounce[slot] >= 0 || this.unpinnable) return this.transferBounced(slot, io, tag, left);
     const { iovecs } = this;
     const from = io.sgOffset + this.done[slot];
     const count = iovecs.fill(slot, io.sg, from, left, this.memoryMask, this.lengthMask);
@@ -312,6 +314,11 @@ export class FileChannel implements BdevChannel, IoHandler {
       if (this.setAside[slot] === 0) return false;
       this.engine.later(tagOf(this.port, slot));
       return true;
+    }
+    if (errno === ERRNO.EFAULT && this.zeroCopy && this.bounce[slot] < 0 && this.syncing[slot] === 0) {
+      if (!this.unpinnable) log('%s: memory that O_DIRECT cannot reach; using bounce buffers', this.info.name);
+      this.unpinnable = true;
+      return false;
     }
     if (errno === ERRNO.EOPNOTSUPP && this.syncing[slot] === 0 && this.downgrade(io)) {
       return io.op === BdevOp.UNMAP && this.share.unmap === 'discard' ? this.finish(slot, BdevStatus.OK) : false;

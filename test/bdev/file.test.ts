@@ -7,8 +7,11 @@ import { createFileBdev, type FileBdev, type FileBdevOptions, type FileShare } f
 import { type FileChannel, openFileChannel } from '../../src/bdev/file-channel.ts';
 import { openChannel } from '../../src/bdev/open-channel.ts';
 import { SgList } from '../../src/memory/sg-list.ts';
+import { ERRNO } from '../../src/sys/errno.ts';
 import { EventLoop } from '../../src/sys/event-loop.ts';
+import { type IoEngine, slotOf } from '../../src/sys/io-engine.ts';
 import { ioUringUnavailable } from '../../src/sys/io-uring.ts';
+import type { IovecTable } from '../../src/sys/iovec-table.ts';
 import { mapAnonymous } from '../../src/sys/mapping.ts';
 import type { EngineKind } from '../../src/sys/shared-engine.ts';
 import { openFds } from '../support/open-fds.ts';
@@ -226,6 +229,34 @@ test('requests that owners submit from ioDone, and a channel closed from there',
   channel.submit(io);
   waitFor(() => left === 0);
   disk.destroy();
+});
+
+test('memory that cannot be pinned is bounced', () => {
+  withFile(onDisk, 64 * KIB, {}, ({ channel, disk }) => {
+    if (!channel.zeroCopy) return; // no O_DIRECT here
+    const { engine } = channel as unknown as { engine: IoEngine };
+    const { readv, writev } = engine;
+    // What the kernel answers for a PCI BAR: its own buffers are fine, others are not.
+    let direct = 0;
+    const refuse = (iovecs: IovecTable, slot: number): boolean => {
+      const ours = iovecs.count[slot] === 1 && iovecs.bytes[slot] <= 0x4_0000 && direct > 0;
+      if (!ours) direct++;
+      return !ours;
+    };
+    engine.writev = (tag, file, iovecs, dsync) =>
+      refuse(iovecs, slotOf(tag)) ? -ERRNO.EFAULT : writev.call(engine, tag, file, iovecs, dsync);
+    engine.readv = (tag, file, iovecs) =>
+      refuse(iovecs, slotOf(tag)) ? -ERRNO.EFAULT : readv.call(engine, tag, file, iovecs);
+    try {
+      const model = new DiskModel(channel, memory, pump);
+      model.step({ op: BdevOp.WRITE, lba: 0, blocks: 64, fua: false, seed: 4, cuts: [], gap: 0, skip: 0 });
+      model.verify();
+      assert.is(direct, 1, 'asked once');
+      assert.is(disk.stats.snapshot().bouncedOps, 2);
+    } finally {
+      Object.assign(engine, { readv, writev });
+    }
+  });
 });
 
 test('grows with its file and becomes shorter with it', () => {
