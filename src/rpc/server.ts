@@ -1,5 +1,6 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { logger } from '../sys/log.ts';
+import { TargetError } from '../target/errors.ts';
 import { Connection } from './connection.ts';
 import type { Dispatcher } from './dispatcher.ts';
 import { claimSocketPath } from './socket-path.ts';
@@ -38,7 +39,7 @@ export class RpcServer {
   async listen(path: string): Promise<void> {
     await claimSocketPath(path);
     await new Promise<void>((resolve, reject) => {
-      this.server.once('error', reject);
+      this.server.once('error', (error: NodeJS.ErrnoException) => reject(refusal(path, error)));
       // bind() happens inside listen(), so the mask covers exactly the creation of the file.
       const before = process.umask(0o177);
       try {
@@ -71,4 +72,17 @@ export class RpcServer {
     for (const socket of this.sockets) socket.destroySoon();
     await this.closed;
   }
+}
+
+function refusal(path: string, error: NodeJS.ErrnoException): Error {
+  if (error.code === 'EACCES') {
+    return new TargetError('EACCES', `RPC socket ${path}: permission denied; choose a path in a folder of yours (-r)`);
+  }
+  if (error.code === 'ENOENT') {
+    return new TargetError(
+      'ENOENT',
+      `RPC socket ${path}: its folder does not exist; make it or choose another path (-r)`,
+    );
+  }
+  return error;
 }

@@ -119,6 +119,11 @@ function methodCommand(row: Method, name: string, form: Form): Command {
     added.attributeName = () => option.name;
     if (option.required) added.makeOptionMandatory();
     command.addOption(added);
+    if (option.type === 'boolean') {
+      const negative = command.createOption(`--no-${long.slice(2)}`).hideHelp();
+      negative.attributeName = () => option.name;
+      command.addOption(negative);
+    }
   }
   return command;
 }
