@@ -3,9 +3,9 @@
  * `unmap` revokes every one of them before the memory goes. A view that somebody kept beside its Memory reads zeroes
  * from then on (see address-range.ts), it never faults.
  *
- * What can still kill the process, in any language, is SIGBUS: a peer makes a mapped file shorter, or its file system has
- * no page left for a hole in it. The file's size is checked, and a seal against shrinking asked for, before mapping;
- * `sealed` says whether there is one.
+ * What can still kill the process, in any language, is SIGBUS: a peer makes a mapped file shorter, or its file system
+ * has no page left for a hole in it. The file's size is checked, and a seal against shrinking asked for, before
+ * mapping; `sealed` says whether there is one.
  */
 import './native-copy.ts';
 import { MAX_MEMORY, Memory } from '../memory/memory.ts';
