@@ -100,6 +100,9 @@ test('row 17: hostile content is refused, or recovers heads of this ring only, i
   region.setHeader(1, 8, 3, 0);
   region.set(3, 1, 0xfff0, 0n);
   assert.equal(region.queue().recover(8), [], 'a link outside the table');
+  region.setHeader(1, 8, 3, 0);
+  region.set(3, 1, 0, 0n);
+  assert.equal(region.queue().recover(9), [3], 'no batch is longer than the queue: nothing is settled');
   region.setHeader(1, 8, 0, 0);
   region.set(3, 0xff, 0, 5n);
   assert.equal(region.queue().recover(0), [], 'only 1 means in flight');

@@ -257,6 +257,11 @@ const address = fc.oneof(
   fc.nat(0xffff).map((n) => 0x1_0000_0000n + BigInt(n)),
   fc.constantFrom(0x13_fffen, 0x14_0000n, 0x1_0000_fff0n, 0xffff_f000n, 2n ** 52n, 2n ** 64n - 8n, 2n ** 64n - 0x1000n),
 );
+/** Regions of a table: mostly all. */
+const tables: fc.Arbitrary<number[]> = fc.oneof(
+  { weight: 6, arbitrary: fc.constant([0, 1, 2]) },
+  fc.subarray([0, 1, 2]),
+);
 const transfer = fc.oneof(
   { weight: 8, arbitrary: fc.constantFrom(512, 1024, 0x800) },
   fc.nat(600),
@@ -409,7 +414,7 @@ const action: fc.Arbitrary<Action> = fc.oneof(
     weight: 3,
     arbitrary: fc
       .record({
-        pick: fc.oneof({ weight: 6, arbitrary: fc.constant([0, 1, 2]) }, fc.subarray([0, 1, 2])),
+        pick: tables,
         short: fc.nat(9),
         move: fc.constantFrom(0, 0, 0, 0, 0, 0, 0, 0, 1, 0x1000),
         g: flags,
