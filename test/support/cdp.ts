@@ -23,6 +23,8 @@ export class CdpClient {
   private nextId = 1;
   private readonly answers = new Map<number, (message: { result?: unknown; error?: { message: string } }) => void>();
   private readonly events: CdpEvent[] = [];
+  /** Script id to URL, of all that were parsed. */
+  readonly scripts = new Map<string, string>();
   private readonly watchers = new Set<(event: CdpEvent) => void>();
 
   private constructor(socket: Socket, rest: Buffer) {
@@ -142,6 +144,7 @@ export class CdpClient {
       this.answers.delete(message.id);
       return;
     }
+    if (message.method === 'Debugger.scriptParsed') this.scripts.set(message.params.scriptId, message.params.url);
     this.events.push(message);
     for (const watcher of [...this.watchers]) watcher(message);
   }
