@@ -51,6 +51,8 @@ export const NexusWord = {
   ATTENTION: 6,
   /** Counts PREEMPT AND ABORTs against this nexus: its Lun aborts its tasks. */
   ABORTS: 7,
+  /** Luns that the nexus reaches the disk through: two targets of one controller may show the same disk. */
+  CONNECTIONS: 8,
 } as const;
 
 export const NexusFlag = { CONNECTED: 1, REGISTERED: 2 } as const;
@@ -60,7 +62,7 @@ const SLOTS = HEADER;
 /** Words a Lun slot: in use, writes in flight. */
 const SLOT_WORDS = 2;
 const NEXUSES = SLOTS + MAX_LUN_SLOTS * SLOT_WORDS;
-const NEXUS_WORDS = 8;
+const NEXUS_WORDS = 12;
 const WORDS = NEXUSES + MAX_DISK_NEXUSES * NEXUS_WORDS;
 
 export const LUN_STATE_BYTES = WORDS * 4;
@@ -181,7 +183,10 @@ export class LunState {
   connectNexus(idHi: number, idLo: number, port: number): number {
     return this.locked(() => {
       const record = this.findNexus(idHi, idLo, port) ?? this.addNexus(idHi, idLo, port);
-      if (record >= 0) this.words[this.nexusWord(record, NexusWord.FLAGS)] |= NexusFlag.CONNECTED;
+      if (record >= 0) {
+        this.words[this.nexusWord(record, NexusWord.FLAGS)] |= NexusFlag.CONNECTED;
+        this.words[this.nexusWord(record, NexusWord.CONNECTIONS)]++;
+      }
       return record;
     });
   }
@@ -189,8 +194,10 @@ export class LunState {
   /** Forget a nexus, except for its registration; its RESERVE is released (SPC-2 5.5.1). */
   disconnectNexus(nexus: number): void {
     this.locked(() => {
-      const flags = this.nexusWord(nexus, NexusWord.FLAGS);
-      this.words[flags] &= ~NexusFlag.CONNECTED;
+      const connections = this.nexusWord(nexus, NexusWord.CONNECTIONS);
+      if (--this.words[connections] > 0) return;
+      this.words[connections] = 0;
+      this.words[this.nexusWord(nexus, NexusWord.FLAGS)] &= ~NexusFlag.CONNECTED;
       this.words[this.nexusWord(nexus, NexusWord.ATTENTION)] = 0;
       if (this.words[StateWord.RESERVE_HOLDER] === nexus + 1) this.words[StateWord.RESERVE_HOLDER] = 0;
     });

@@ -29,9 +29,9 @@ function writeSame(lun: Lun, command: Command, lba: number, blocks: number, leng
   const flags = command.task.cdb[1];
   if ((flags & UNMAP) !== 0 && !lun.info.unmap) return command.invalidCdb(1, 3);
   if (refuseLba(lun, command, lba, blocks)) return true;
+  if (refuseWrite(lun, command)) return true;
   if (blocks === 0 || blocks > maxWriteSame(lun)) return command.invalidCdb(lengthByte); // WSNZ is 1
   if ((flags & NDOB) === 0 && command.task.dataOut.bytes !== lun.info.blockSize) return command.invalidCdb(lengthByte);
-  if (refuseWrite(lun, command)) return true;
   command.begin(lba, blocks, lun.forceFua);
   return lun.withBuffer(command, begin);
 }

@@ -137,6 +137,19 @@ test('a nexus beyond the table reads and writes', () => {
   assert.is(unit.run('16 00 00 00 00 00', '', { nexus: 1000 }).status, 0x18);
 });
 
+test('two targets of one controller may show the same disk', () => {
+  const state = new LunState();
+  const one = new Unit({}, { state });
+  const two = new Unit({}, { state });
+  one.run(TUR);
+  two.run('16 00 00 00 00 00');
+  one.target.removeLun(0);
+  const other = new Unit({}, { state, relativePort: 2 });
+  assert.is(other.run(rangeCdb(0x28, 0, 1)).status, 0x18); // the nexus is still there, and holds
+  two.lun.capacityChanged();
+  assert.is(two.run(TUR).sense, '06/2a/09');
+});
+
 test('a task that is under way cannot be executed again', () => {
   const unit = new Unit();
   unit.channel.deferred = true;
