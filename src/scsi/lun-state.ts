@@ -199,9 +199,13 @@ export class LunState {
       this.words[connections] = 0;
       this.words[this.nexusWord(nexus, NexusWord.FLAGS)] &= ~NexusFlag.CONNECTED;
       this.words[this.nexusWord(nexus, NexusWord.ATTENTION)] = 0;
-      if (this.words[StateWord.RESERVE_HOLDER] === nexus + 1) this.words[StateWord.RESERVE_HOLDER] = 0;
     });
-    this.changed();
+    if ((this.nexusFlags(nexus) & NexusFlag.CONNECTED) === 0) this.releaseReserve(nexus);
+  }
+
+  /** End the SPC-2 RESERVE, if it is this nexus that holds it. */
+  releaseReserve(nexus: number): void {
+    if (Atomics.compareExchange(this.words, StateWord.RESERVE_HOLDER, nexus + 1, 0) === nexus + 1) this.changed();
   }
 
   /** Call within {@link locked}. */

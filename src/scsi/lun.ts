@@ -330,9 +330,7 @@ export class Lun {
   reset(done: () => void): void {
     const others = this.tasks.all();
     this.state.setMode(this.defaultMode);
-    this.state.locked(() => {
-      this.state.words[StateWord.RESERVE_HOLDER] = 0;
-    });
+    Atomics.store(this.state.words, StateWord.RESERVE_HOLDER, 0);
     this.state.attendOthers(-1, Attention.BUS_DEVICE_RESET);
     this.seenResets = Atomics.add(this.state.words, StateWord.RESETS, 1) + 1;
     this.state.changed();
@@ -363,8 +361,10 @@ export class Lun {
   /** I_T NEXUS RESET: the nexus's tasks end, its RESERVE is released, it is told of the loss. */
   resetNexus(nexus: number, done: () => void): void {
     const record = this.recordOf(nexus);
-    this.disconnectNexus(nexus);
-    if (record >= 0) this.state.attend(this.recordOf(nexus), Attention.I_T_NEXUS_LOSS);
+    if (record >= 0) {
+      this.state.releaseReserve(record);
+      this.state.attend(record, Attention.I_T_NEXUS_LOSS);
+    }
     this.cancel(this.tasks.ofNexus(nexus), TaskResponse.ABORTED, done);
   }
 

@@ -14,12 +14,8 @@ export const reserve: Step = (lun, command) => {
   const reservations = new Reservations(lun.state);
   if (reservations.registrants().length > 0) return command.status(withPersistent(reservations, record));
   if (record < 0) return command.status(ScsiStatus.RESERVATION_CONFLICT); // nobody to hold it
-  const taken = lun.state.locked(() => {
-    const holder = lun.state.words[StateWord.RESERVE_HOLDER];
-    if (holder !== 0 && holder !== record + 1) return true;
-    lun.state.words[StateWord.RESERVE_HOLDER] = record + 1;
-    return false;
-  });
+  const holder = Atomics.compareExchange(lun.state.words, StateWord.RESERVE_HOLDER, 0, record + 1);
+  const taken = holder !== 0 && holder !== record + 1;
   lun.state.changed();
   return taken ? command.status(ScsiStatus.RESERVATION_CONFLICT) : command.good();
 };
@@ -29,12 +25,7 @@ export const release: Step = (lun, command) => {
   const record = lun.recordOf(command.task.nexus);
   const reservations = new Reservations(lun.state);
   if (reservations.registrants().length > 0) return command.status(withPersistent(reservations, record));
-  lun.state.locked(() => {
-    if (record >= 0 && lun.state.words[StateWord.RESERVE_HOLDER] === record + 1) {
-      lun.state.words[StateWord.RESERVE_HOLDER] = 0;
-    }
-  });
-  lun.state.changed();
+  if (record >= 0) lun.state.releaseReserve(record);
   return command.good();
 };
 
