@@ -180,6 +180,13 @@ test('a mode change through one controller is seen and told on the other', () =>
   assert.is(one.run(TUR).status, 0);
 });
 
+test('a MODE SELECT that changes nothing is not told', () => {
+  const unit = new Unit();
+  unit.run(TUR, '', { nexus: 1 });
+  unit.run('15 10 00 00 10 00', '00 00 00 00 0a 0a 02 10 00 00 00 00 ff ff 00 00');
+  assert.is(unit.run(TUR, '', { nexus: 1 }).status, 0);
+});
+
 test('registrations survive a disconnection and a reset, RESERVE does not', () => {
   const unit = new Unit();
   unit.lun.nameNexus(0, 'vhost.0');

@@ -175,6 +175,20 @@ for (const [name, make] of [
     assert.not(one.target.wantsPoll || two.target.wantsPoll);
   });
 
+  test(`a head of queue write passes a COMPARE AND WRITE that waits for the other of ${name}`, () => {
+    const state = make();
+    const one = new Unit({}, { state });
+    const two = new Unit({}, { state: new LunState(state.buffer), relativePort: 2 });
+    two.channel.deferred = true;
+    const write = two.send(WRITE, blocks(1, 5));
+    const caw = one.send(CAW, compareAndWrite(9, 6));
+    assert.is(one.run(WRITE, blocks(1, 9), { attr: HEAD_OF_QUEUE }).status, 0);
+    two.channel.complete();
+    one.settle();
+    assert.is(caw.result().status, 0);
+    write.result();
+  });
+
   test(`a Lun that leaves opens the gate for ${name}`, () => {
     const state = make();
     const one = new Unit({}, { state });

@@ -243,6 +243,14 @@ export const readWrite: readonly Case[] = [
   {
     command: 'READ(16)',
     kind: 'refused',
+    shows: 'an LBA that fixed format has no room for: not VALID',
+    cdb: '88 00 00 00 01 00 00 00 00 00 00 00 00 01 00 00',
+    sense: '05/21/00',
+    after: (_unit, r) => assert.equal([...r.senseBytes.subarray(0, 8)], [0x70, 0, 5, 0, 0, 0, 0, 10]),
+  },
+  {
+    command: 'READ(16)',
+    kind: 'refused',
     shows: 'LBA 2^63',
     cdb: '88 00 80 00 00 00 00 00 00 00 00 00 00 01 00 00',
     sense: '05/21/00',

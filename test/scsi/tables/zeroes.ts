@@ -77,7 +77,17 @@ const unmap: Case[] = [
     command: 'UNMAP',
     kind: 'edge',
     shows: 'a descriptor length that says more than there is',
-    before: log,
+    before: (unit) => {
+      // The same work buffer has had a longer list before.
+      unit.run(
+        unmapCdb(40),
+        unmapList([
+          [1, 1],
+          [9, 1],
+        ]),
+      );
+      log(unit);
+    },
     cdb: unmapCdb(24),
     out: `ffff fff0 00000000${unmapList([[1, 1]]).slice(16)}`,
     after: logged('UNMAP 1+1'),
