@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { doctorCommand } from './commands/doctor.ts';
 import { rpcCommand } from './commands/rpc.ts';
 import { addServeOptions } from './commands/serve.ts';
+import { setupCommand } from './commands/setup.ts';
 
 /** The command line as a whole. A new sub-command adds its line here and its file in commands/. */
 
@@ -33,5 +35,7 @@ DEBUG=vvu:* logs every layer; DEBUG=vvu:vhost,vvu:rpc only those.`,
     );
   addServeOptions(program, version);
   program.addCommand(rpcCommand());
+  program.addCommand(setupCommand());
+  program.addCommand(doctorCommand());
   return program;
 }
