@@ -144,6 +144,21 @@ test('PREEMPT AND ABORT aborts the tasks of the preempted, on their controller',
   assert.not(read(two, 0));
 });
 
+test('PREEMPT AND ABORT spares what the nexus sends later, to another target that shows the disk', () => {
+  const unit = new Unit();
+  register(unit, A, 0);
+  register(unit, B, 1);
+  assert.is(act(unit, 0x05, 1, A, 0, B), 0);
+  unit.run(TUR, '', { nexus: 1 }); // hears of it
+  const later = new Unit({}, { state: unit.lun.state });
+  later.channel.deferred = true;
+  const task = later.send(READ, '', { nexus: 1 });
+  unit.lun.state.changed(); // another thing makes the Lun look
+  later.target.poll();
+  later.channel.complete();
+  assert.is(task.result().response, TaskResponse.OK);
+});
+
 test('PREEMPT without ABORT leaves the tasks', () => {
   const unit = new Unit();
   register(unit, A, 0);

@@ -89,6 +89,16 @@ function verify(size: number, opcode: number): Case[] {
     {
       ...c,
       kind: 'edge',
+      shows: 'BYTCHK 3, a block whose bytes differ from each other',
+      before: (u) => {
+        for (let i = 0; i < u.channel.disk.length; i++) u.channel.disk[i] = (i % 512) * 3;
+      },
+      cdb: rangeCdb(opcode, 0, 300, BYTCHK3),
+      out: new Uint8Array(512).map((_, i) => i * 3),
+    },
+    {
+      ...c,
+      kind: 'edge',
       shows: 'BYTCHK 3, one differs',
       before: (u) => u.channel.disk.fill(0x5a, 0, 512 * 599 + 7),
       cdb: rangeCdb(opcode, 0, 600, BYTCHK3),

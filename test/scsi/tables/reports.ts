@@ -68,6 +68,13 @@ export const reports: readonly Case[] = [
   {
     command: RSOC,
     kind: 'edge',
+    shows: 'either form: a service action of a plain opcode',
+    cdb: 'a3 0c 03 28 00 01 00 00 ff ff 00 00',
+    in: '00 01 00 00',
+  },
+  {
+    command: RSOC,
+    kind: 'edge',
     shows: 'an opcode that is not there',
     cdb: 'a3 0c 01 04 00 00 00 00 ff ff 00 00',
     in: '00 01 00 00',
