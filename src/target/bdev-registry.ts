@@ -1,4 +1,5 @@
-import type { Bdev } from '../bdev/bdev.ts';
+import type { Bdev, BdevShare } from '../bdev/bdev.ts';
+import type { QosLimiter } from '../bdev/qos.ts';
 import { TargetError } from './errors.ts';
 
 /**
@@ -12,8 +13,9 @@ export interface BdevEntry {
   readonly users: Set<string>;
   /** Set while it goes away: no new users. */
   removing: boolean;
-  /** Last rate limits that were set; undefined means none were. */
+  /** Rate limits that were set, and what keeps to them; undefined until the first are set. */
   limits?: RateLimits;
+  limiter?: QosLimiter;
 }
 
 /** Per second; 0 means unlimited. SPDK's words. */
@@ -22,6 +24,11 @@ export interface RateLimits {
   rw_mbytes_per_sec: number;
   r_mbytes_per_sec: number;
   w_mbytes_per_sec: number;
+}
+
+/** What a reactor needs to open or update its channel. */
+export function shareOf({ bdev, limiter }: BdevEntry): BdevShare {
+  return { ...bdev.share(), qos: limiter?.shared };
 }
 
 export class BdevRegistry {

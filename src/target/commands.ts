@@ -37,6 +37,8 @@ export interface Commands {
   /** The disk goes: what waits in its channel ends with REMOVED. */
   bdevRemoved: [{ name: string; uuid: string }, undefined];
   bdevResized: [BdevShare, undefined];
+  /** The disk has rate limits now. Once in its life: the limits themselves are in shared memory. */
+  bdevLimited: [BdevShare, undefined];
   describe: [{ name: string }, ControllerState];
   /** Everything known of a controller's vrings and memory, for a person. */
   dump: [{ name: string }, Record<string, unknown>];

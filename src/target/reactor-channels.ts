@@ -1,5 +1,6 @@
 import type { BdevChannel, BdevShare, MemoryListener } from '../bdev/bdev.ts';
 import { openChannel } from '../bdev/open-channel.ts';
+import { QosChannel } from '../bdev/qos.ts';
 import type { Memory } from '../memory/memory.ts';
 import { LunState } from '../scsi/lun-state.ts';
 import type { EventLoop } from '../sys/event-loop.ts';
@@ -11,7 +12,8 @@ import type { EventLoop } from '../sys/event-loop.ts';
 
 export interface OpenDisk {
   readonly name: string;
-  readonly channel: BdevChannel;
+  /** Replaced once, when the disk gets its first rate limits. */
+  channel: BdevChannel;
   readonly state: LunState;
   users: number;
 }
@@ -62,6 +64,12 @@ export class ReactorChannels implements MemoryListener {
 
   find(name: string): OpenDisk | undefined {
     return this.disks.get(name);
+  }
+
+  /** Keep to the rate limits of the share from now on. What is in flight goes on as it is. */
+  limit(disk: OpenDisk, share: BdevShare): void {
+    if (share.qos === undefined || disk.channel instanceof QosChannel) return;
+    disk.channel = new QosChannel(disk.channel, share.qos, this.loop);
   }
 
   /** The disk is being deleted: what waits and what comes ends with REMOVED. */

@@ -1,3 +1,4 @@
+import type { BdevChannel } from '../bdev/bdev.ts';
 import { Lun } from '../scsi/lun.ts';
 import { COUNTERS, readCounters } from '../scsi/statistics.ts';
 import { ScsiTarget } from '../scsi/target.ts';
@@ -90,6 +91,14 @@ export class ReactorController {
         done();
       });
     });
+  }
+
+  /** The disk's channel was replaced: its units take the new one. */
+  channelChanged(disk: OpenDisk): void {
+    for (const { lun, disk: served } of this.places.values()) {
+      // The one exception to "a unit keeps its channel": the new one wraps the old, requests under way are not touched.
+      if (served === disk) (lun as { channel: BdevChannel }).channel = disk.channel;
+    }
   }
 
   /** The disk has another size: units and guests are told. */

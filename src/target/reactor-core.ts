@@ -70,6 +70,14 @@ export class ReactorCore {
       }
       done(undefined);
     },
+    bdevLimited: (share, done) => {
+      const disk = this.channels.find(share.info.name);
+      if (disk !== undefined) {
+        this.channels.limit(disk, share);
+        for (const controller of this.controllers.values()) controller.channelChanged(disk);
+      }
+      done(undefined);
+    },
     describe: ({ name }, done) => done(undefined, { sessions: this.controller(name).sessions() }),
     dump: ({ name }, done) => done(undefined, this.controller(name).dump()),
     inflight: ({ olderThanMs }, done) => {

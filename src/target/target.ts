@@ -1,8 +1,9 @@
 import { join, resolve } from 'node:path';
+import { QosLimiter } from '../bdev/qos.ts';
 import { LUN_STATE_BYTES } from '../scsi/lun-state.ts';
 import { allowedCpus } from '../sys/affinity.ts';
 import { logger } from '../sys/log.ts';
-import { type BdevEntry, BdevRegistry } from './bdev-registry.ts';
+import { type BdevEntry, BdevRegistry, type RateLimits, shareOf } from './bdev-registry.ts';
 import type { CommandName, CommandParams, CommandResult, InflightRequest, ReactorStats } from './commands.ts';
 import { Controller, type ControllerDescription, type ControllerInfo, type Slot } from './controller.ts';
 import { formatCpuMask, parseCpuMask } from './cpu-mask.ts';
@@ -18,6 +19,9 @@ import { LocalReactor, type Reactor, WorkerReactor } from './reactor.ts';
  */
 
 const log = logger('target');
+
+const MIB = 2 ** 20;
+const NO_LIMITS: RateLimits = { rw_ios_per_sec: 0, rw_mbytes_per_sec: 0, r_mbytes_per_sec: 0, w_mbytes_per_sec: 0 };
 
 export interface TargetOptions {
   /** Directory of the controllers' sockets. */
@@ -119,15 +123,32 @@ export class Target {
     if (entry.bdev.resize === undefined)
       throw new TargetError('ENOTSUP', `disk ${name}: this kind can not change its size`);
     entry.bdev.resize(numBlocks);
-    await this.everywhere('bdevResized', entry.bdev.share());
+    await this.everywhere('bdevResized', shareOf(entry));
   }
 
   /** @returns whether the size has changed */
   async rescanBdev(name: string, kind: string): Promise<boolean> {
-    const { bdev } = this.bdevs.getKind(name, kind);
-    const changed = bdev.rescan?.() ?? false;
-    if (changed) await this.everywhere('bdevResized', bdev.share());
+    const entry = this.bdevs.getKind(name, kind);
+    const changed = entry.bdev.rescan?.() ?? false;
+    if (changed) await this.everywhere('bdevResized', shareOf(entry));
     return changed;
+  }
+
+  /** Set rate limits; those that are not given stay. 0 lifts one. @throws TargetError ENODEV, BdevError EINVAL */
+  async limitBdev(name: string, change: Partial<RateLimits>): Promise<void> {
+    const entry = this.bdevs.get(name);
+    const limits = { ...NO_LIMITS, ...entry.limits, ...change };
+    const limiter = entry.limiter ?? new QosLimiter();
+    limiter.set({
+      rwIos: limits.rw_ios_per_sec,
+      rwBytes: limits.rw_mbytes_per_sec * MIB,
+      readBytes: limits.r_mbytes_per_sec * MIB,
+      writeBytes: limits.w_mbytes_per_sec * MIB,
+    });
+    entry.limits = limits;
+    if (entry.limiter !== undefined) return;
+    entry.limiter = limiter;
+    await this.everywhere('bdevLimited', shareOf(entry));
   }
 
   // Controllers.
@@ -227,7 +248,7 @@ export class Target {
       controller: controllerName,
       target,
       id: slot.id,
-      bdev: entry.bdev.share(),
+      bdev: shareOf(entry),
       state: this.lunState(entry),
     });
     slot.change = added;

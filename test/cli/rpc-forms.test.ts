@@ -39,6 +39,10 @@ const good: [line: string, params: Record<string, unknown> | undefined][] = [
   ['get_bdevs -b Malloc0', { name: 'Malloc0' }],
   ['bdev_get_bdevs --name Malloc0 -t 2000', { name: 'Malloc0', timeout: 2000 }],
   ['bdev_get_iostat -b Malloc0', { name: 'Malloc0' }],
+  [
+    'bdev_set_qos_limit M --rw_ios_per_sec 1000 --r-mbytes-per-sec 10',
+    { name: 'M', rw_ios_per_sec: 1000, r_mbytes_per_sec: 10 },
+  ],
   ['bdev_get_iostat --names A,B --reset-mode all', { names: ['A', 'B'], reset_mode: 'all' }],
   ['vhost_create_scsi_controller --cpumask [0,1] --delay c', { ctrlr: 'c', cpumask: '[0,1]', delay: true }],
   [

@@ -190,6 +190,46 @@ test('resize: CAPACITY DATA HAS CHANGED, the event, and the new size', async () 
   await service.stop();
 });
 
+test('rate limits: set while requests run, kept to on all reactors, lifted again', async () => {
+  const service = await serve('M');
+  const guest = guestOf(service);
+  guest.scsi.ready(0, TEST_UNIT_READY);
+  const burst = () => {
+    const pending = Array.from({ length: 40 }, (_, i) => guest.scsi.submit(0, read10(i, 1), { inLength: 512 }));
+    for (const p of pending) assert.is(guest.scsi.wait(p).status, GOOD);
+  };
+  const throttled = async () =>
+    ((await service.call('bdev_get_iostat', { name: 'M' })) as { bdevs: { num_throttled_ops: number }[] }).bdevs[0]
+      .num_throttled_ops;
+  burst();
+  assert.is(await throttled(), 0);
+  await service.call('bdev_set_qos_limit', { name: 'M', rw_ios_per_sec: 1000 });
+  await service.call('bdev_set_qos_limit', { name: 'M', r_mbytes_per_sec: 1 });
+  burst();
+  const waited = await throttled();
+  assert.ok(waited > 0);
+  const [disk] = (await service.call('bdev_get_bdevs')) as { assigned_rate_limits: unknown }[];
+  assert.equal(disk.assigned_rate_limits, {
+    rw_ios_per_sec: 1000,
+    rw_mbytes_per_sec: 0,
+    r_mbytes_per_sec: 1,
+    w_mbytes_per_sec: 0,
+  });
+  await service.call('set_bdev_qos_limit', { name: 'M', rw_ios_per_sec: 0, r_mbytes_per_sec: 0 });
+  burst();
+  assert.is(await throttled(), waited);
+  assert.is((await failure(service.call('bdev_set_qos_limit', { name: 'M' }))).code, -22);
+  // A channel that opens later finds the limits.
+  await service.call('bdev_set_qos_limit', { name: 'M', rw_ios_per_sec: 1000 });
+  await service.call('vhost_scsi_controller_remove_target', { ctrlr: 'vhost.0', scsi_target_num: 0 });
+  await service.call('add_vhost_scsi_lun', { ctrlr: 'vhost.0', scsi_target_num: 0, bdev_name: 'M' });
+  guest.scsi.ready(0, TEST_UNIT_READY);
+  burst();
+  assert.ok((await throttled()) > waited);
+  guest.close();
+  await service.stop();
+});
+
 test('a connected controller is not removed; the socket goes with the controller', async () => {
   const service = await serve('M');
   const path = join(service.directory, 'vhost.0');

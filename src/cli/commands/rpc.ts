@@ -68,7 +68,7 @@ export function parseCall(name: string, words: readonly string[]): Call | undefi
   const form = formFor(row, name);
   const command = methodCommand(row, name, form);
   try {
-    command.parse(words as string[], { from: 'user' });
+    command.parse(words.map(dashed), { from: 'user' });
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return undefined;
     if (error instanceof CommanderError) {
@@ -90,6 +90,12 @@ export function parseCall(name: string, words: readonly string[]): Call | undefi
   return { params: form.convert(typed), form };
 }
 
+/** Older rpc.py versions write some options with underscores. */
+function dashed(word: string): string {
+  const [, name, rest] = /^--([\w-]+)(.*)$/s.exec(word) ?? [];
+  return name === undefined ? word : `--${name.replaceAll('_', '-')}${rest}`;
+}
+
 function formFor(row: Method, name: string): Form {
   return formOf(row.names[0], name, describeParams(row));
 }
@@ -100,7 +106,7 @@ function methodCommand(row: Method, name: string, form: Form): Command {
     .exitOverride()
     .configureOutput({ writeErr: () => {} });
   if (row.names[0] === 'load_config') {
-    return command.option('-j, --json_conf <file>', 'configuration file; without it, standard input');
+    return command.option('-j, --json-conf <file>', 'configuration file; without it, standard input');
   }
   for (const argument of form.arguments) {
     command.argument(argument.required ? `<${argument.name}>` : `[${argument.name}]`, argument.description, (text) =>
@@ -165,7 +171,7 @@ function parseJson(text: string, where: string): Record<string, unknown> {
   return value as Record<string, unknown>;
 }
 
-function readConfig({ json_conf: file }: { json_conf?: string }): Record<string, unknown> {
+function readConfig({ jsonConf: file }: { jsonConf?: string }): Record<string, unknown> {
   try {
     return parseJson(readFileSync(file ?? 0, 'utf8'), file ?? 'standard input');
   } catch (error) {

@@ -3,12 +3,15 @@ import { createFileBdev } from '../../bdev/file-bdev.ts';
 import { createMallocBdev } from '../../bdev/malloc-bdev.ts';
 import { createNullBdev } from '../../bdev/null-bdev.ts';
 import type { BdevEntry } from '../../target/bdev-registry.ts';
+import { TargetError } from '../../target/errors.ts';
 import { type Method, method } from '../method.ts';
 import { describeBdev } from '../results/bdev-object.ts';
 import { describeIoStats } from '../results/io-stats-object.ts';
 import { bdevName, blockSize, mibToBlocks, numBlocks, physicalBlockSize, uuid } from './fields.ts';
 
 /** Methods about disks: make, delete, resize, list, count. */
+
+const limit = () => z.int().min(0).optional();
 
 const byName = z.strictObject({ name: bdevName().describe('name of the disk') });
 
@@ -204,6 +207,30 @@ export const bdevMethods: readonly Method[] = [
     },
   }),
   method({
+    names: ['bdev_set_qos_limit', 'set_bdev_qos_limit'],
+    summary: 'Limit the rates of a disk, over all controllers that serve it. What is not given stays as it is.',
+    params: z.strictObject({
+      name: bdevName().describe('name of the disk'),
+      rw_ios_per_sec: limit().describe('reads and writes a second; 0: no limit'),
+      rw_mbytes_per_sec: limit().describe('MiB a second of both directions together; 0: no limit'),
+      r_mbytes_per_sec: limit().describe('MiB a second read; 0: no limit'),
+      w_mbytes_per_sec: limit().describe('MiB a second written; 0: no limit'),
+    }),
+    result: 'true',
+    changesConfig: true,
+    handler: async ({ name, ...limits }, { target }) => {
+      const given = Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined));
+      if (Object.keys(given).length === 0) {
+        throw new TargetError(
+          'EINVAL',
+          'no rate limit is given; name at least one of rw_ios_per_sec, rw_mbytes_per_sec, r_mbytes_per_sec, w_mbytes_per_sec',
+        );
+      }
+      await target.limitBdev(name, given);
+      return true;
+    },
+  }),
+  method({
     names: ['bdev_wait_for_examine'],
     summary:
       'For configurations written for SPDK: disks are ready as soon as they are made, so there is nothing to wait for.',
@@ -224,8 +251,8 @@ async function appears(find: () => unknown, timeoutMs: number): Promise<void> {
 const TICK_RATE = 1_000_000_000;
 
 function ioStat(entries: readonly BdevEntry[], reset: boolean): Record<string, unknown> {
-  const bdevs = entries.map(({ bdev }) => {
-    const stats = describeIoStats(bdev.info.name, bdev.stats.snapshot());
+  const bdevs = entries.map(({ bdev, limiter }) => {
+    const stats = describeIoStats(bdev.info.name, bdev.stats.snapshot(), limiter?.throttled ?? 0);
     if (reset) bdev.stats.reset();
     return stats;
   });

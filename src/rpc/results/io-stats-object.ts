@@ -1,7 +1,7 @@
 import type { IoStatsSnapshot, OpStats } from '../../bdev/io-stats.ts';
 
 /** Counters of a disk as bdev_get_iostat shows them: SPDK's names, and ours for what SPDK does not count. */
-export function describeIoStats(name: string, s: IoStatsSnapshot): Record<string, unknown> {
+export function describeIoStats(name: string, s: IoStatsSnapshot, throttled: number): Record<string, unknown> {
   return {
     name,
     bytes_read: s.read.bytes,
@@ -20,6 +20,7 @@ export function describeIoStats(name: string, s: IoStatsSnapshot): Record<string
     num_bounced_ops: s.bouncedOps,
     bytes_bounced: s.bouncedBytes,
     num_queued_ops: s.queued,
+    num_throttled_ops: throttled,
     io_error: s.errorsByStatus,
     latency_histogram_ns: {
       lowest_bucket: 256,
