@@ -1,9 +1,14 @@
 /**
- * A raw disk image that a PC firmware boots: master boot record, one FAT partition, SYSLINUX, kernel and first root. Its
+ * A raw disk image that a PC firmware boots: GRUB in front of one ext2 partition with a kernel and its first root. The
  * guest is the compute VM's, so it takes commands like any other; only the way it was loaded differs.
+ *
+ * Why GRUB: an emulated CPU (QEMU's TCG) keeps translated code until it sees a write to it, and it does not see what
+ * another process, such as our target, writes into the guest's memory. A boot loader that lets the disk write the next
+ * stage over the running one, as most do, would go on with the old code. GRUB reads into a buffer and copies by CPU.
  */
-import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { computeImage } from './images.ts';
 import { guestTools, kernel, unpackedProgram } from './packages.ts';
 import { scratchFolder } from './paths.ts';
@@ -12,15 +17,18 @@ import { run } from './process.ts';
 const SECTOR = 512;
 const PARTITION_START = 2048;
 const SIZE = 96 * 2 ** 20;
-const FAT16_LBA = 0x0e;
+const LINUX = 0x83;
 const MBR_CODE_BYTES = 440;
+
+/** What the image must carry to read a kernel from an ext2 partition and to say on the console what goes wrong. */
+const GRUB_MODULES = ['biosdisk', 'part_msdos', 'ext2', 'linux', 'serial', 'terminal'];
 
 /** Boot loader code, one active partition, signature. The cylinder fields say "use the sector numbers". */
 function masterBootRecord(code: Buffer, startSector: number, sectors: number): Buffer {
   const mbr = Buffer.alloc(SECTOR);
   code.copy(mbr, 0, 0, MBR_CODE_BYTES);
   const entry = 446;
-  mbr.set([0x80, 0xfe, 0xff, 0xff, FAT16_LBA, 0xfe, 0xff, 0xff], entry);
+  mbr.set([0x80, 0xfe, 0xff, 0xff, LINUX, 0xfe, 0xff, 0xff], entry);
   mbr.writeUInt32LE(startSector, entry + 8);
   mbr.writeUInt32LE(sectors, entry + 12);
   mbr.writeUInt16LE(0xaa55, 510);
@@ -30,33 +38,40 @@ function masterBootRecord(code: Buffer, startSector: number, sectors: number): B
 /** Writes the image; `append` is added to the kernel's command line, so that the guest can tell where it came from. */
 export async function writeBootDisk(path: string, append = ''): Promise<void> {
   const root = await guestTools();
-  const tool = async (name: string, args: string[]) => {
-    const { command, prefixArgs, env } = unpackedProgram(root, `usr/bin/${name}`);
-    // mtools would refuse a partition whose geometry does not look like a floppy's.
-    await run(command, [...prefixArgs, ...args], { env: { ...env, MTOOLS_SKIP_CHECK: '1' } });
+  const tool = (program: string, args: string[]) => {
+    const { command, prefixArgs, env } = unpackedProgram(root, program);
+    return run(command, [...prefixArgs, ...args], { env });
   };
-  const sectors = SIZE / SECTOR - PARTITION_START;
-  const fd = openSync(path, 'w');
-  ftruncateSync(fd, SIZE);
-  const code = readFileSync(join(root, 'usr/lib/syslinux/mbr/mbr.bin'));
-  writeSync(fd, masterBootRecord(code, PARTITION_START, sectors));
-  closeSync(fd);
-
   const scratch = scratchFolder('boot-disk');
   try {
-    const configuration = join(scratch.path, 'syslinux.cfg');
+    const configuration = join(scratch.path, 'grub.cfg');
     const line = `console=ttyS0 quiet mitigations=off no_timer_check ${append}`;
     writeFileSync(
       configuration,
-      `SERIAL 0 115200\nDEFAULT linux\nLABEL linux\n  KERNEL vmlinuz\n  INITRD initrd\n  APPEND ${line}\n`,
+      `serial --unit=0\nterminal_output serial\nset root=(hd0,msdos1)\nlinux /vmlinuz ${line}\ninitrd /initrd\nboot\n`,
     );
-    const partition = ['-i', `${path}@@${PARTITION_START * SECTOR}`];
-    const geometry = ['-T', String(sectors), '-h', '255', '-s', '63', '-H', String(PARTITION_START)];
-    await tool('mformat', [...partition, ...geometry, '-v', 'VVUBOOT', '::']);
-    await tool('mcopy', [...partition, (await kernel()).bzImage, '::vmlinuz']);
-    await tool('mcopy', [...partition, await computeImage(), '::initrd']);
-    await tool('mcopy', [...partition, configuration, '::syslinux.cfg']);
-    await tool('syslinux', ['--offset', String(PARTITION_START * SECTOR), '--install', path]);
+    const grub = join(root, 'usr/lib/grub/i386-pc');
+    const core = join(scratch.path, 'core.img');
+    const target = ['-O', 'i386-pc', '-d', grub, '-p', '/', '-c', configuration, '-o', core];
+    await tool('usr/bin/grub-mkimage', [...target, ...GRUB_MODULES]);
+
+    // boot.img loads the sector behind it, and that one the rest, by the lists they are made with.
+    const coreBytes = readFileSync(core);
+    if (coreBytes.length > (PARTITION_START - 1) * SECTOR) throw new Error('GRUB does not fit before the partition');
+    const sectors = SIZE / SECTOR - PARTITION_START;
+    const fd = openSync(path, 'w');
+    ftruncateSync(fd, SIZE);
+    writeSync(fd, masterBootRecord(readFileSync(join(grub, 'boot.img')), PARTITION_START, sectors));
+    writeSync(fd, coreBytes, 0, coreBytes.length, SECTOR);
+    closeSync(fd);
+
+    const files = join(scratch.path, 'files');
+    mkdirSync(files);
+    writeFileSync(join(files, 'vmlinuz'), readFileSync((await kernel()).bzImage));
+    // What comes through the firmware's small reads is slow to load; the kernel unpacks it.
+    writeFileSync(join(files, 'initrd'), gzipSync(readFileSync(await computeImage())));
+    const place = ['-E', `offset=${PARTITION_START * SECTOR},root_owner=0:0`, '-d', files];
+    await tool('usr/sbin/mke2fs', ['-q', '-F', '-t', 'ext2', ...place, path, `${(sectors * SECTOR) / 1024}k`]);
   } finally {
     scratch.remove();
   }

@@ -28,7 +28,7 @@ const kind = values.qemu as QemuKind;
 async function lendConsole(vm: Machine): Promise<void> {
   const { stdin, stdout } = process;
   console.log('\nThis is the shell of the compute VM. `exit` (or Ctrl-]) ends it and takes everything down.\n');
-  const size = `rows ${stdout.rows ?? 24} cols ${stdout.columns ?? 80}`;
+  const size = `rows ${stdout.rows || 24} cols ${stdout.columns || 80}`;
   await vm.run(`stty -F /dev/ttyS0 ${size}`);
   vm.onConsole = (chunk) => stdout.write(chunk);
   stdin.setRawMode(true);

@@ -19,7 +19,7 @@ const HERE = import.meta.dirname;
 
 /** Loaded by init, in this order. The rest is loaded when asked for (modprobe, or mount of a file system). */
 const COMPUTE_LOADS = ['virtio_scsi', 'sd_mod', 'sg'];
-const COMPUTE_MODULES = [...COMPUTE_LOADS, 'virtio_blk', 'xfs', 'vfat', 'nls_cp437', 'nls_ascii', 'crc32c_intel'];
+const COMPUTE_MODULES = [...COMPUTE_LOADS, 'virtio_blk', 'xfs', 'crc32c_intel'];
 const APPLIANCE_MODULES = ['virtio_scsi', 'sd_mod', 'sg', 'virtio_blk', 'vfio_pci', 'vfio_iommu_type1'];
 
 /** Network storage clients that the disk tools are linked with (elf.ts: removeLibraries). */
@@ -67,7 +67,7 @@ async function baseTree(hostname: string, loads: string[]): Promise<FileTree> {
   tree.file('etc/nsswitch.conf', 'passwd: files\ngroup: files\nhosts: files\n');
   tree.file('etc/hosts', '127.0.0.1 localhost\n');
   // mount without a type tries these; the kernel lists only file systems that are loaded.
-  tree.file('etc/filesystems', 'ext4\nxfs\nvfat\n');
+  tree.file('etc/filesystems', 'ext4\nxfs\n');
   tree.link('etc/mtab', '/proc/mounts');
   return tree;
 }

@@ -4,30 +4,63 @@
  * run, and so does a reason without its failure.
  */
 
-/** The families of the commands the target implements. */
+/**
+ * The families of the commands the target implements. Left out: those for removable or write-protected media, for
+ * several paths, and for commands it does not have (EXTENDED COPY, WRITE ATOMIC, SANITIZE).
+ */
 export const FAMILIES = [
+  'CompareAndWrite',
+  'GetLBAStatus',
   'Inquiry',
   'Mandatory',
   'ModeSense6',
+  'NoMedia',
+  'OrWrite',
+  'Prefetch10',
+  'Prefetch16',
+  'PrinReadKeys',
+  'PrinServiceactionRange',
+  'PrinReportCapabilities',
+  'ProutRegister',
+  'ProutReserve',
+  'ProutClear',
   'Read6',
   'Read10',
   'Read12',
   'Read16',
   'ReadCapacity10',
   'ReadCapacity16',
+  'ReadDefectData10',
+  'ReadDefectData12',
   'ReportSupportedOpcodes',
+  'Reserve6',
   'StartStopUnit',
   'TestUnitReady',
   'Unmap',
+  'Verify10',
+  'Verify12',
+  'Verify16',
   'Write10',
   'Write12',
   'Write16',
   'WriteSame10',
   'WriteSame16',
+  'WriteVerify10',
+  'WriteVerify12',
+  'WriteVerify16',
 ] as const;
 
+/** What a file disk does in another way than a memory disk. */
+export const FILE_FAMILIES = ['Read16', 'Unmap', 'Write16', 'WriteSame16'] as const;
+
 /** Known failures: `FAMILY.TEST` and why it is right that it fails. */
-export const EXPLAINED: Record<string, string> = {};
+export const EXPLAINED: Record<string, string> = {
+  'Inquiry.BlockLimits':
+    'the tool calls a MAXIMUM UNMAP LBA COUNT above 2^20 "insanely big"; SBC sets no such bound, and 2^22 (2 GiB) is meant',
+  'WriteSame16.Unmap':
+    "its last step moves 32 MiB in one command; the guest's sg driver has at most 126 buffers of 32 KiB for this adapter " +
+    'and answers ENOMEM by itself: the command never reaches the target',
+};
 
 export interface FamilyResult {
   test: string;

@@ -28,6 +28,8 @@ export interface VhostUserScsi {
   reconnectMs?: number;
   /** Boot from it. */
   bootIndex?: number;
+  /** More properties of the device, e.g. `max_sectors=131072`. */
+  properties?: string;
 }
 
 export interface MachineOptions {
@@ -222,7 +224,9 @@ function qemuArguments(options: MachineOptions, accel: Accelerator, scratch: str
     const reconnect = scsi.reconnectMs === undefined ? '' : `,reconnect-ms=${scsi.reconnectMs}`;
     const boot = scsi.bootIndex === undefined ? '' : `,bootindex=${scsi.bootIndex}`;
     args.push('-chardev', `socket,id=vhost${i},path=${scsi.socket}${reconnect}`);
-    args.push('-device', `vhost-user-scsi-pci,id=scsi${i},chardev=vhost${i},num_queues=${scsi.queues ?? 1}${boot}`);
+    const more = scsi.properties === undefined ? '' : `,${scsi.properties}`;
+    const device = `vhost-user-scsi-pci,id=scsi${i},chardev=vhost${i},num_queues=${scsi.queues ?? 1}`;
+    args.push('-device', `${device}${boot}${more}`);
   });
   return [...args, ...(options.args ?? [])];
 }

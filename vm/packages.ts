@@ -27,15 +27,24 @@ export function guestTools(): Promise<string> {
       ['e2fsprogs'],
       ['xz-utils'],
       ['zstd'],
-      ['mtools'],
-      ['syslinux'],
-      ['syslinux-common'],
+      ['grub-pc-bin'],
     ],
     // Storage clients that fio and libiscsi are linked with and no guest of ours uses (see elf.ts), and what belongs to
     // an installed system.
     pretend: [
       ...['libgfapi0', 'libnbd0', 'libpmem1', 'libpmemblk1', 'librados2', 'librbd1', 'libibverbs1', 'librdmacm1'],
-      ...['librdmacm1t64', 'libpmem2', 'libnfs14', 'libicu72', 'libicu76', 'libicu78'],
+      ...['libefiboot1', 'libefiboot1t64', 'libefivar1', 'libefivar1t64', 'libfreetype6', 'libfuse2', 'libfuse2t64'],
+      ...[
+        'libfuse3-3',
+        'libfuse3-4',
+        'gettext-base',
+        'librdmacm1t64',
+        'libpmem2',
+        'libnfs14',
+        'libicu72',
+        'libicu76',
+        'libicu78',
+      ],
       ...[
         'python3',
         'python3-dbus',

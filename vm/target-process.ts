@@ -80,6 +80,12 @@ export class TargetProcess {
 
   /** Starts the program again with the same arguments, after it has ended. */
   async restart(): Promise<void> {
+    const identity = () => {
+      const found = statSync(this.socket(), { throwIfNoEntry: false });
+      // A new file may well get the number of the one it replaces.
+      return found === undefined ? null : `${found.ino} ${found.ctimeMs}`;
+    };
+    const before = identity();
     const args = [MAIN, '-S', this.folder, '-r', join(this.folder, 'rpc.sock'), ...this.#options.args];
     const child = startChild(process.execPath, args, { cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#process = child;
@@ -89,14 +95,13 @@ export class TargetProcess {
     };
     child.stdout!.on('data', keep);
     child.stderr!.on('data', keep);
-    const before = existsSync(this.socket()) ? statSync(this.socket()).ino : 0;
     const deadline = performance.now() + 60_000;
     for (;;) {
       if (child.exitCode !== null || child.signalCode !== null) {
         throw new Error(`the target ended (${ending(child)}):\n${this.#output.slice(-2000)}`);
       }
       // A socket file that a killed predecessor left does not count.
-      if (existsSync(this.socket()) && statSync(this.socket()).ino !== before) break;
+      if (identity() !== null && identity() !== before) break;
       if (performance.now() > deadline) throw new Error(`the target made no socket:\n${this.#output.slice(-2000)}`);
       await sleep(20);
     }

@@ -26,9 +26,10 @@ test('fio ends without an error', async () => {
   try {
     await vm.booted();
     const [disk] = await awaitDisks(vm, ['AIO disk']);
-    // About ten seconds of writing, then as much of verifying: the rates keep it slow enough to be met by both kills.
-    const load = await vm.background(fio(disk, '--rw=randwrite --bs=4k --size=8m --rate_iops=200,200'));
-    for (const afterMs of [4000, 10_000]) {
+    // The rate makes it last long enough to be met by both kills, the backlog makes it verify while it writes.
+    const slow = '--rate_iops=200,200 --verify_backlog=128';
+    const load = await vm.background(fio(disk, `--rw=randwrite --bs=4k --size=12m ${slow}`));
+    for (const afterMs of [4000, 4000]) {
       await sleep(afterMs);
       assert.is(await load.exitCode(), null, 'fio is still at work when the target is killed');
       assert.is(await target.end('SIGKILL'), 'SIGKILL');
@@ -39,7 +40,7 @@ test('fio ends without an error', async () => {
     assert.is(exitCode, 0, output);
     assert.match(output, /err= 0/);
     // Once more without a fault in between, reading from the disk what was written.
-    await vm.run(fio(disk, '--rw=randwrite --bs=4k --size=8m --verify_only'), 300);
+    await vm.run(fio(disk, '--rw=randwrite --bs=4k --size=12m --verify_only'), 300);
     await vm.powerOff();
     assert.is(await target.end('SIGTERM'), 0, target.output);
   } finally {
