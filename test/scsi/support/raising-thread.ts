@@ -8,9 +8,11 @@ import { Unit } from './unit.ts';
  * tries to spoil it by a WRITE of what it has just read, every third time.
  */
 
-const { state, disk, port, times } = workerData as {
+const { state, disk, started, port, times } = workerData as {
   state: SharedArrayBuffer;
   disk: SharedArrayBuffer;
+  /** Counts the threads that are ready: they begin together. */
+  started: SharedArrayBuffer;
   port: number;
   times: number;
 };
@@ -23,6 +25,10 @@ const unit = new Unit({}, { state: new LunState(state), channel, relativePort: p
 const CAW = '89 00 00 00 00 00 00 00 00 00 00 00 00 01 00 00';
 /** To the last block: only to keep the other's gate busy. */
 const WRITE = '2a 00 00 00 00 07 00 00 01 00';
+
+const ready = new Int32Array(started);
+Atomics.add(ready, 0, 1);
+while (Atomics.load(ready, 0) < 2);
 
 let raised = 0;
 let missed = 0;
