@@ -10,7 +10,7 @@ export const MAX_COMPARE_AND_WRITE_BLOCKS = 255;
 /** One WRITE SAME: bytes. Larger ones are refused, so that one command is never long. */
 export const MAX_WRITE_SAME_BYTES = 32 * 1024 * 1024;
 /** UNMAP: blocks in all descriptors of a command, and descriptors. */
-export const MAX_UNMAP_BLOCKS = 0x40_0000;
+export const MAX_UNMAP_BLOCKS = 0x10_0000;
 export const MAX_UNMAP_DESCRIPTORS = 256;
 
 /** One work buffer: what a multi-step command reads, compares or writes at a time. Bytes. */

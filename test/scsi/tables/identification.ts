@@ -170,7 +170,7 @@ export const identification: readonly Case[] = [
          00 01                    // optimal transfer length granularity
          00 00 20 00 00 00 20 00  // 4 MiB transfers
          00 00 00 00              // prefetch
-         00 40 00 00 00 00 01 00  // UNMAP: 4 Mi blocks, 256 descriptors
+         00 10 00 00 00 00 01 00  // UNMAP: 1 Mi blocks, 256 descriptors
          00 00 00 01 80 00 00 00  // granularity 1, alignment 0 valid
          00 00 00 00 00 01 00 00  // WRITE SAME: 65536 blocks
          00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00`,
@@ -181,7 +181,7 @@ export const identification: readonly Case[] = [
     shows: 'VPD b0h of a 512e disk: granularity of 8 blocks',
     disk: { physicalBlockSize: 4096 },
     cdb: '12 01 b0 00 ff 00',
-    starts: '00 b0 00 3c 01 ff 00 08 00 00 20 00 00 00 20 00 00 00 00 00 00 40 00 00 00 00 01 00 00 00 00 08',
+    starts: '00 b0 00 3c 01 ff 00 08 00 00 20 00 00 00 20 00 00 00 00 00 00 10 00 00 00 00 01 00 00 00 00 08',
   },
   {
     command: 'INQUIRY',

@@ -140,7 +140,7 @@ const unmap: Case[] = [
     },
     cdb: unmapCdb(40),
     out: unmapList([
-      [0, 0x40_0000],
+      [0, 0x10_0000],
       [0x50_0000, 1],
     ]),
     sense: '05/26/00',
