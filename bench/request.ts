@@ -33,6 +33,9 @@ const { values } = parseArgs({
 });
 if (values.cpu !== undefined) pinThread(Number(values.cpu));
 
+/** Requests a sample: the kernel counts CPU time in ticks of some milliseconds. */
+const SAMPLE = 100_000;
+
 /** Time this thread has spent on a CPU, nanoseconds: other work on the machine does not count. */
 function threadNanoseconds(): number {
   return Number(readFileSync('/proc/thread-self/schedstat', 'latin1').split(' ')[0]);
@@ -87,10 +90,10 @@ try {
   let requests = 0;
   while (performance.now() < until) {
     for (let i = 0; i < 100; i++) {
-      loop.turn(0);
+      loop.turn(1); // never sleeps: there is always work
       requests += load.turn(false);
     }
-    if (requests >= 10_000) {
+    if (requests >= SAMPLE) {
       const now = threadNanoseconds();
       samples.push((now - begin) / requests);
       begin = threadNanoseconds();
