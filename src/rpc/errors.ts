@@ -39,7 +39,10 @@ export function errorBody(error: unknown): RpcErrorBody {
   const code = (error as { code?: unknown } | null)?.code;
   if (isErrnoName(code)) {
     const [number, text] = ERRNO[code];
-    return { code: -number, message: message.includes(text) ? message : `${text}: ${message}` };
+    return {
+      code: -number,
+      message: message.toLowerCase().includes(text.toLowerCase()) ? message : `${text}: ${message}`,
+    };
   }
   const errno = (error as { errno?: unknown } | null)?.errno;
   if (typeof errno === 'number' && Number.isInteger(errno) && errno !== 0) return { code: -Math.abs(errno), message };

@@ -8,7 +8,7 @@ import { ScsiController } from '../vhost/scsi-controller.ts';
 import { ScsiModel } from '../vhost/scsi-model.ts';
 import { VhostServer } from '../vhost/server.ts';
 import type { AddTarget, InflightRequest, OpenController } from './commands.ts';
-import { TargetError } from './errors.ts';
+import { isErrnoName, TargetError } from './errors.ts';
 import type { OpenDisk, ReactorChannels } from './reactor-channels.ts';
 
 /** A vhost-user-scsi controller on its reactor: a socket, its front ends, and up to 8 targets with one LUN each. */
@@ -42,10 +42,24 @@ export class ReactorController {
     this.scsi = new ScsiController(parts.loop);
   }
 
-  /** Listen. @throws SysError when the socket can not be had */
+  /** Listen. @throws TargetError when the socket can not be had */
   start(): void {
     if (this.server !== undefined) return;
-    this.server = new VhostServer({
+    try {
+      this.server = this.listen();
+    } catch (error) {
+      const { code, message } = error as { code?: unknown; message: string };
+      if (!isErrnoName(code)) throw error;
+      const hint =
+        code === 'EADDRINUSE'
+          ? 'stop who serves there, or choose another name or folder (-S)'
+          : 'choose another folder (-S)';
+      throw new TargetError(code, `controller ${this.name} can not listen: ${message}; ${hint}`);
+    }
+  }
+
+  private listen(): VhostServer {
+    return new VhostServer({
       loop: this.parts.loop,
       path: this.options.place,
       model: () => new ScsiModel(this.scsi),

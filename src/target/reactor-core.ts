@@ -1,10 +1,11 @@
 import { WorkBuffers } from '../scsi/work-buffers.ts';
 import type { EventLoop } from '../sys/event-loop.ts';
 import { enableLogs, logger } from '../sys/log.ts';
-import type { CommandName, CommandParams, CommandResult } from './commands.ts';
+import type { CommandName, CommandParams, CommandResult, InflightRequest } from './commands.ts';
 import { TargetError } from './errors.ts';
 import { ReactorChannels } from './reactor-channels.ts';
 import { ReactorController, type ReactorParts } from './reactor-controller.ts';
+import { SlowRequestWatch } from './slow-requests.ts';
 
 /**
  * What a reactor owns and what it can be told to do. Runs wherever its event loop runs; callbacks only, no promises,
@@ -26,6 +27,7 @@ export class ReactorCore {
     this.loop = loop;
     this.channels = new ReactorChannels(loop);
     this.parts = { loop, channels: this.channels, buffers: new WorkBuffers() };
+    new SlowRequestWatch(loop, () => this.inflight());
   }
 
   /** @param done called once: now, later, or never when this throws */
@@ -81,10 +83,9 @@ export class ReactorCore {
     describe: ({ name }, done) => done(undefined, { sessions: this.controller(name).sessions() }),
     dump: ({ name }, done) => done(undefined, this.controller(name).dump()),
     inflight: ({ olderThanMs }, done) => {
-      const all = [...this.controllers.values()].flatMap((controller) => controller.inflight());
       done(
         undefined,
-        all.filter((request) => request.age_ms >= olderThanMs),
+        this.inflight().filter((request) => request.age_ms >= olderThanMs),
       );
     },
     stats: (_, done) => {
@@ -114,6 +115,10 @@ export class ReactorCore {
       this.controllers.clear();
     },
   };
+
+  private inflight(): InflightRequest[] {
+    return [...this.controllers.values()].flatMap((controller) => controller.inflight());
+  }
 
   private controller(name: string): ReactorController {
     const controller = this.controllers.get(name);

@@ -135,6 +135,7 @@ test('mistakes are told in one line: what, where, what next', async () => {
   await mistake(['frobnicate'], /./);
   await mistake(['-c', join(folder, 'none.json'), ...r], /configuration .*none\.json: there is no such file/);
   await mistake(['-r', join(folder, 'no', 'dir.sock')], /no\/dir\.sock/);
+  await mistake(['--malloc', '1M', '--state', 'x', ...r], /--state keeps disks that were made by RPC/);
   await mistake(
     ['rpc', '-s', join(folder, 'none.sock'), 'get_bdevs'],
     /none\.sock: no target listens there; start one/,
@@ -164,6 +165,10 @@ test('without root: everything but its own folder belongs to somebody else', asy
   if (process.getuid?.() === 0) {
     const refused = await runProgram(['--malloc', '1M', '-r', '/var/lib/rpc.sock'], { ...nobody, cwd: folder });
     assert.is(refused.end, 1);
+    assert.match(
+      (await runProgram(['--malloc', '1M', '-S', '/var/lib', '-r', 'other.sock'], { ...nobody, cwd: folder })).stderr,
+      /^vvu-target: controller vhost\.0 can not listen: .*\/var\/lib\/vhost\.0: permission denied.*; choose another folder \(-S\)$/m,
+    );
     assert.match(refused.stderr, /RPC socket \/var\/lib\/rpc\.sock: permission denied; /);
   }
   assert.is(await program.end('SIGTERM'), 0, program.stderr);

@@ -111,6 +111,11 @@ function check(options: ServeOptions, disks: readonly QuickDisk[]): void {
   }
   if (disks.length > MAX_DISKS)
     throw new OperatorError(`${disks.length} disks: a controller has ${MAX_DISKS} targets at most`);
+  if (disks.length > 0 && options.state !== undefined) {
+    throw new OperatorError(
+      '--state keeps disks that were made by RPC; those of --malloc, --file and --null are made anew',
+    );
+  }
   if (disks.length > 0 && options.waitForRpc) {
     throw new OperatorError('--wait-for-rpc makes nothing by itself: leave it out, or make the disks by RPC');
   }
