@@ -27,8 +27,9 @@ export interface DeviceRingOptions {
   base: number;
   inflight?: InflightLog;
   /**
-   * An available index that runs away by more than the queue size is "no work" instead of the end of the ring.
-   * For transports on which the memory under a running ring is swapped and reads zeroes for a while (vvu).
+   * The memory under the running ring may be exchanged before anybody says so (vvu): what is read then is zeroes or something
+   * else. The ring takes its own used.idx, which only it writes, for a sign that it is there; while it is away nothing read
+   * counts, nothing is written, and an index that runs away is "no work" instead of the end of the ring.
    */
   jumpIsIdle?: boolean;
 }
@@ -48,6 +49,8 @@ const WAITING = 2;
 
 export class DeviceRing {
   readonly size: number;
+  /** As of the options. */
+  readonly jumpIsIdle: boolean;
   /** Why the ring is broken; null while it works. Once set, nothing is read from or written to the ring any more. */
   broken: string | null = null;
   /** Heads handed out and not yet pushed. */
@@ -85,7 +88,6 @@ export class DeviceRing {
 
   private readonly mask: number;
   private readonly eventIdx: boolean;
-  private readonly jumpIsIdle: boolean;
   private readonly inflight: InflightLog | null;
   /** avail.idx as last loaded: entries before it may be read. */
   private knownAvail: number;
@@ -98,6 +100,9 @@ export class DeviceRing {
   private readonly recovered: Uint16Array;
   private recoveredAt = 0;
   private recoveredCount = 0;
+  /** With `jumpIsIdle`: used elements that are not written yet (they wait for `publish`), by their index in the ring. */
+  private readonly heldHead: Uint16Array;
+  private readonly heldLength: Uint32Array;
 
   /** @returns the ring, or why there can be none with these values. */
   static create(place: RingPlace, options: DeviceRingOptions): DeviceRing | string {
@@ -118,6 +123,8 @@ export class DeviceRing {
     this.knownAvail = options.base;
     this.heads = new Uint8Array(options.size);
     this.recovered = new Uint16Array(options.size);
+    this.heldHead = new Uint16Array(this.jumpIsIdle ? options.size : 0);
+    this.heldLength = new Uint32Array(this.jumpIsIdle ? options.size : 0);
     this.reader = new ChainReader(options.guest, options.indirect);
     this.settle(place, options.guest);
     // The front end does not tell where the used index stands: the ring itself does.
@@ -195,6 +202,7 @@ export class DeviceRing {
     const at = this.nextAvail;
     const head = this.avail16[this.availRing + (at & this.mask)];
     if (head >= this.size || this.heads[head] !== FREE) return this.badHead(head, at);
+    if (this.jumpIsIdle && this.away) return this.nothing();
     this.heads[head] = IN_FLIGHT;
     this.inFlight++;
     this.nextAvail = (at + 1) & 0xffff;
@@ -205,6 +213,7 @@ export class DeviceRing {
   /** @returns FOUND when entries may be read, else what `pop` is to return. */
   private look(): number {
     if (this.broken !== null) return RING_BROKEN;
+    if (this.jumpIsIdle && this.away) return this.nothing();
     if (this.recoveredAt < this.recoveredCount) {
       const head = this.recovered[this.recoveredAt++];
       if (this.recoveredAt === this.recoveredCount) this.recoveredAt = this.recoveredCount = 0;
@@ -219,10 +228,7 @@ export class DeviceRing {
     const idx = Atomics.load(this.avail16, this.availIdx);
     const count = (idx - next) & 0xffff;
     if (count > this.size) {
-      if (this.jumpIsIdle) {
-        this.idleJumps++;
-        return RING_EMPTY;
-      }
+      if (this.jumpIsIdle) return this.nothing();
       this.fail(`avail.idx ${idx} is ${count} ahead of ${next}, queue size is ${this.size}`);
       return RING_BROKEN;
     }
@@ -231,12 +237,53 @@ export class DeviceRing {
   }
 
   /**
+   * The ring's memory is not where it was: used.idx is not what we wrote. Of all values in other memory one in 65536 deceives;
+   * where that is not good enough the caller compares memory tables, too.
+   */
+  get away(): boolean {
+    return this.used16[this.usedIdx] !== this.visibleUsed;
+  }
+
+  /** What was read is not to be believed: look again later. */
+  private nothing(): number {
+    this.idleJumps++;
+    this.knownAvail = this.nextAvail;
+    return RING_EMPTY;
+  }
+
+  /**
+   * Take the head of a request back, to hand it out again by the next `pop`: what was done for it went to memory that is
+   * not there any more. Not for rings with an inflight log.
+   */
+  again(head: number): void {
+    this.drop(head);
+    if (this.broken !== null) return;
+    if (this.recoveredAt > 0) {
+      this.recovered.copyWithin(0, this.recoveredAt, this.recoveredCount);
+      this.recoveredCount -= this.recoveredAt;
+      this.recoveredAt = 0;
+    }
+    this.heads[head] = WAITING;
+    this.recovered[this.recoveredCount++] = head;
+    this.knownAvail = this.nextAvail; // pop takes its slow path, where these come first
+  }
+
+  /**
    * Read the chain of a head that `pop` has just given: every descriptor once, device-readable buffers to `out`,
    * device-writable ones to `into` (both are reset first).
-   * @returns false when the chain is wrong: the ring is broken then, and the head is not to be pushed.
+   * @returns false when the chain is wrong: the ring is broken then, and the head is not to be pushed. Also when the memory went
+   * away meanwhile (`jumpIsIdle`): the head comes again.
    */
   readChain(head: number, out: SgList, into: SgList): boolean {
-    if (this.reader.read(this.desc32, this.descAt, this.size, head, out, into)) {
+    const read = this.reader.read(this.desc32, this.descAt, this.size, head, out, into);
+    if (this.jumpIsIdle && this.away) {
+      out.reset();
+      into.reset();
+      this.idleJumps++;
+      this.again(head);
+      return false;
+    }
+    if (read) {
       this.chains++;
       return true;
     }
@@ -256,20 +303,35 @@ export class DeviceRing {
     if (this.heads[head] !== IN_FLIGHT) throw new Error(`DeviceRing.push: head ${head} is not in flight`);
     this.drop(head);
     if (this.broken !== null) return;
-    const at = this.usedRing + ((this.usedIndex & this.mask) << 1);
-    this.used32[at] = head;
-    this.used32[at + 1] = written;
+    const slot = this.usedIndex & this.mask;
+    if (this.jumpIsIdle) {
+      // Written by `publish`, when the ring is seen to be there.
+      this.heldHead[slot] = head;
+      this.heldLength[slot] = written;
+    } else {
+      const at = this.usedRing + (slot << 1);
+      this.used32[at] = head;
+      this.used32[at + 1] = written;
+    }
     this.usedIndex = (this.usedIndex + 1) & 0xffff;
     if (this.inflight !== null) this.inflight.completing(head);
   }
 
   /**
    * Make everything pushed visible to the driver.
-   * @returns true when the driver wants to be notified of it.
+   * @returns true when the driver wants to be notified of it. With `jumpIsIdle` it may have to be called again: `unpublished` tells.
    */
   publish(): boolean {
     const now = this.usedIndex;
     if (now === this.visibleUsed || this.broken !== null) return false;
+    if (this.jumpIsIdle) {
+      if (this.away) return false;
+      for (let i = this.visibleUsed; i !== now; i = (i + 1) & 0xffff) {
+        const slot = i & this.mask;
+        this.used32[this.usedRing + (slot << 1)] = this.heldHead[slot];
+        this.used32[this.usedRing + (slot << 1) + 1] = this.heldLength[slot];
+      }
+    }
     // Release: elements and data are visible before the index. The store is also a full barrier, so that the
     // driver's wish is read after the index can be seen (§2.7.7.2): without it both sides may miss each other.
     Atomics.store(this.used16, this.usedIdx, now);
@@ -279,6 +341,11 @@ export class DeviceRing {
     if (!this.wantsNotification(now)) return false;
     this.notifications++;
     return true;
+  }
+
+  /** Something was pushed that the driver does not see yet. */
+  get unpublished(): boolean {
+    return this.usedIndex !== this.visibleUsed;
   }
 
   private wantsNotification(now: number): boolean {
@@ -298,6 +365,7 @@ export class DeviceRing {
    */
   armNotifications(): boolean {
     if (this.broken !== null) return false;
+    if (this.jumpIsIdle && this.away) return false; // who brings the memory back wakes us
     if (this.recoveredCount !== 0) return true;
     const next = this.nextAvail;
     // Full barrier: the wish is visible before avail.idx is looked at again; the driver does the same crosswise.
@@ -310,6 +378,7 @@ export class DeviceRing {
   /** We are looking anyway: notifications cost the driver an exit for nothing. A hint, so no barrier. */
   suppressNotifications(): void {
     // With EVENT_IDX there is nothing to do: the event armed last lies behind, and passes once in 2^16 buffers.
+    if (this.jumpIsIdle && this.away) return;
     if (!this.eventIdx && this.broken === null) this.used16[this.usedFlags] = VIRTQ_USED_F_NO_NOTIFY;
   }
 
@@ -324,6 +393,7 @@ export class DeviceRing {
   }
 
   private badHead(head: number, at: number): number {
+    if (this.jumpIsIdle && this.away) return this.nothing();
     const why = head >= this.size ? `queue size is ${this.size}` : 'which is still in flight';
     this.fail(`avail.ring[${at & this.mask}] (index ${at}) names head ${head}, ${why}`);
     return RING_BROKEN;
