@@ -55,8 +55,6 @@ export const FILE_FAMILIES = ['Read16', 'Unmap', 'Write16', 'WriteSame16'] as co
 
 /** Known failures: `FAMILY.TEST` and why it is right that it fails. */
 export const EXPLAINED: Record<string, string> = {
-  'Inquiry.BlockLimits':
-    'the tool calls a MAXIMUM UNMAP LBA COUNT above 2^20 "insanely big"; SBC sets no such bound, and 2^22 (2 GiB) is meant',
   'WriteSame16.Unmap':
     "its last step moves 32 MiB in one command; the guest's sg driver has at most 126 buffers of 32 KiB for this adapter " +
     'and answers ENOMEM by itself: the command never reaches the target',
