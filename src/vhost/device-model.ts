@@ -27,10 +27,14 @@ export interface DeviceModel {
   readonly maxQueues: number;
   /** Bytes of config space served by GET_CONFIG; 0 when the front end makes it up itself. */
   readonly configBytes: number;
+  /** Its front end cannot do without the config bytes: a transport that does not carry CONFIG cannot serve it. */
+  readonly needsConfig?: boolean;
   /** A copy of config bytes, or null when the range is not all there. */
   readConfig(offset: number, size: number): Uint8Array | null;
   /** @returns null, or why the bytes cannot be written. `migrating`: read-only fields may be set, too. */
   writeConfig(offset: number, data: Uint8Array, migrating: boolean): string | null;
+  /** Set by the session of a model with config space: to be called when its bytes have changed by themselves. */
+  onConfigChange?: (() => void) | null;
   /** The front end accepted these features (offered ones only). May come again at any time. */
   setFeatures(features: bigint): void;
   /** A vring starts. */

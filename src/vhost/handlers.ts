@@ -206,6 +206,13 @@ export const HANDLERS: Readonly<Record<RequestName, Handler>> = {
     return null;
   },
 
+  SET_BACKEND_REQ_FD(s, m) {
+    const fd = takeFd(m);
+    if (fd === undefined) return 'no descriptor, and there is no other way to the front end';
+    s.setBackendChannel(fd);
+    return null;
+  },
+
   GET_CONFIG(s, m) {
     const access = parseConfig(m.payload);
     const bytes = access === undefined ? null : s.model.readConfig(access.offset, access.size);

@@ -62,6 +62,7 @@ export const Request = {
   SET_PROTOCOL_FEATURES: 16,
   GET_QUEUE_NUM: 17,
   SET_VRING_ENABLE: 18,
+  SET_BACKEND_REQ_FD: 21,
   GET_CONFIG: 24,
   SET_CONFIG: 25,
   GET_INFLIGHT_FD: 31,
@@ -74,6 +75,12 @@ export const Request = {
   GET_STATUS: 40,
 } as const;
 export type RequestName = keyof typeof Request;
+
+/** Messages from the back end to the front end, on a socket of their own. */
+export const BackendRequest = {
+  /** The front end shall read the config space again. */
+  CONFIG_CHANGE: 2,
+} as const;
 
 const REGION_BYTES = 32;
 /** u32 count, u32 padding, then the regions. */
@@ -136,6 +143,7 @@ export const MESSAGES: readonly MessageRow[] = [
   row('SET_PROTOCOL_FEATURES', U64, NO_FD, 'ack'),
   row('GET_QUEUE_NUM', EMPTY, NO_FD, 'own', 'MQ'),
   row('SET_VRING_ENABLE', STATE, NO_FD, 'ack'),
+  row('SET_BACKEND_REQ_FD', EMPTY, ONE_FD, 'ack', 'BACKEND_REQ'),
   row('GET_CONFIG', [CONFIG_HEADER_BYTES, CONFIG_HEADER_BYTES + MAX_CONFIG], NO_FD, 'own', 'CONFIG'),
   row('SET_CONFIG', [CONFIG_HEADER_BYTES, CONFIG_HEADER_BYTES + MAX_CONFIG], NO_FD, 'ack', 'CONFIG'),
   row('GET_INFLIGHT_FD', [INFLIGHT_BYTES, 24], NO_FD, 'own', 'INFLIGHT_SHMFD'),
@@ -316,5 +324,14 @@ export function replyMessage(id: number, payload: Uint8Array): Uint8Array {
   v.setUint32(4, FLAG_VERSION | FLAG_REPLY, true);
   v.setUint32(8, payload.byteLength, true);
   message.set(payload, HEADER_BYTES);
+  return message;
+}
+
+/** A whole message of the back end's own, without payload; no answer is asked for. */
+export function backendMessage(id: number): Uint8Array {
+  const message = new Uint8Array(HEADER_BYTES);
+  const v = view(message);
+  v.setUint32(0, id, true);
+  v.setUint32(4, FLAG_VERSION, true);
   return message;
 }

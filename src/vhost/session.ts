@@ -6,9 +6,10 @@
  */
 import type { MemoryListener } from '../bdev/bdev.ts';
 import type { EventLoop, Poller, Timer } from '../sys/event-loop.ts';
-import { closeAll } from '../sys/fd.ts';
+import { closeAll, type Fd } from '../sys/fd.ts';
 import { logger } from '../sys/log.ts';
 import { featureNames, hasFeature, VirtioFeature } from '../virtio/features.ts';
+import { BackendChannel } from './backend-channel.ts';
 import type { DeviceModel } from './device-model.ts';
 import { HANDLERS } from './handlers.ts';
 import type { InflightRegion } from './inflight.ts';
@@ -37,7 +38,7 @@ const log = logger('vhost');
 /** Virtio device status bit: something is wrong that only a reset cures. */
 const DEVICE_NEEDS_RESET = 0x40;
 
-/** What every session implements; CONFIG comes with a model that has config space. */
+/** What every session implements. */
 const OUR_PROTOCOL_FEATURES = [
   ProtocolFeature.MQ,
   ProtocolFeature.REPLY_ACK,
@@ -46,9 +47,20 @@ const OUR_PROTOCOL_FEATURES = [
   ProtocolFeature.CONFIGURE_MEM_SLOTS,
   ProtocolFeature.STATUS,
 ];
+/** What comes with a model that has config space: reading it, and hearing of its changes. */
+const CONFIG_PROTOCOL_FEATURES = [ProtocolFeature.CONFIG, ProtocolFeature.BACKEND_REQ];
 
 function bit(n: number): bigint {
   return 1n << BigInt(n);
+}
+
+/** Why a transport cannot serve a device, or null. The target asks before it makes a controller. */
+export function transportLacks(
+  model: Pick<DeviceModel, 'name' | 'needsConfig'>,
+  transport: Pick<Transport, 'name' | 'protocolFeatures'>,
+): string | null {
+  if (model.needsConfig !== true || (transport.protocolFeatures & bit(ProtocolFeature.CONFIG)) !== 0n) return null;
+  return `${transport.name} does not let the CONFIG messages through that a ${model.name} device needs; use a SCSI controller, or a socket`;
 }
 
 export interface SessionOptions {
@@ -96,6 +108,9 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
   /** The last thing that went wrong, for the operator. */
   lastError: string | null = null;
 
+  private backend: BackendChannel | null = null;
+  /** The config space has changed while no vring ran. */
+  private configStale = false;
   private readonly onClosed: (session: Session) => void;
   private readonly active: RunningRing[] = [];
   private drain: Drain | null = null;
@@ -118,13 +133,16 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
     this.onClosed = options.onClosed;
     this.vrings = Array.from({ length: options.model.maxQueues }, (_, i) => new Vring(i));
     this.offered = options.model.features | bit(VhostFeature.PROTOCOL_FEATURES);
-    const own = [...OUR_PROTOCOL_FEATURES, ...(options.model.configBytes > 0 ? [ProtocolFeature.CONFIG] : [])];
+    const own = [...OUR_PROTOCOL_FEATURES, ...(options.model.configBytes > 0 ? CONFIG_PROTOCOL_FEATURES : [])];
     this.protocolOffered = own.reduce((word, n) => word | bit(n), 0n) & options.transport.protocolFeatures;
+    if (options.model.configBytes > 0) options.model.onConfigChange = () => this.configChanged();
   }
 
-  /** Begin to talk. */
+  /** Begin to talk. A device that the transport cannot carry ends at once: its front end could only fail later. */
   open(): void {
     this.transport.open(this);
+    const lack = transportLacks(this.model, this.transport);
+    if (lack !== null) this.end(lack);
   }
 
   // Messages.
@@ -202,10 +220,34 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
       this.memory.clear();
       this.inflight?.close();
       this.inflight = null;
+      this.backend?.close();
+      this.backend = null;
       this.features = this.protocolFeatures = 0n;
       this.status = 0;
       this.finish({ payload: u64Payload(this.offered) });
     });
+  }
+
+  // Messages of our own.
+
+  setBackendChannel(fd: Fd): void {
+    this.backend?.close();
+    this.backend = new BackendChannel(this.loop, fd, (reason) => {
+      this.backend = null;
+      this.lastError = `messages to the front end: ${reason}`;
+      warn(`${this.transport.name}: ${this.lastError}`);
+    });
+    if (this.configStale) this.configChanged();
+  }
+
+  /**
+   * The device's config space is another. Front ends pay no attention while the device is stopped, and then go on with
+   * what they had read: so they are told when it starts.
+   */
+  private configChanged(): void {
+    const running = this.active.length > 0;
+    this.configStale = !running;
+    if (running) this.backend?.configChanged();
   }
 
   // Vrings.
@@ -249,6 +291,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
     if (this.active.push(running) === 1) this.loop.addPoller(this);
     if (vring.recovered > 0) log(`${this.transport.name}: vring ${index} does ${vring.recovered} requests again`);
     running.checkBroken(); // by what the inflight region said
+    if (this.configStale) this.configChanged();
   }
 
   /** The memory table has changed: every vring finds its place again, or is broken. */
@@ -400,6 +443,9 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
     this.memory.clear();
     this.inflight?.close();
     this.inflight = null;
+    this.backend?.close();
+    this.backend = null;
+    if (this.model.configBytes > 0) this.model.onConfigChange = null;
     this.model.close();
     this.onClosed(this);
   }

@@ -1,4 +1,4 @@
-/** Cut a header off a segment list, wherever its segments end: drivers may cut a request as they like. */
+/** Cut header and status off a segment list, wherever its segments end: drivers may cut a request as they like. */
 import type { SgList } from '../memory/sg-list.ts';
 
 /**
@@ -31,4 +31,14 @@ export function cutFront(sg: SgList, bytes: number, front: SgList | null): boole
   }
   sg.bytes -= bytes;
   return true;
+}
+
+/** Move the last byte of `sg` to the end of `back`. The caller knows that there is one; `back` has room. */
+export function cutBack(sg: SgList, back: SgList): void {
+  const last = sg.count - 1; // segments of no bytes do not get into a list
+  const length = sg.length[last] - 1;
+  back.push(sg.memory[last], sg.offset[last] + length, 1);
+  sg.length[last] = length;
+  if (length === 0) sg.count = last;
+  sg.bytes--;
 }
