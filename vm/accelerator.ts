@@ -3,7 +3,7 @@
  * /dev/kvm that opens can still be of a kind that runs no ordinary kernel.
  */
 import { createHash } from 'node:crypto';
-import { accessSync, constants, readFileSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus, release } from 'node:os';
 import { computeImage } from './images.ts';
 import { kernel } from './packages.ts';
@@ -54,6 +54,8 @@ async function decide(): Promise<Accelerator> {
   } catch {
     return 'tcg';
   }
+  // KVM on top of PVM runs only kernels that were made for it.
+  if (existsSync('/sys/module/kvm_pvm')) return 'tcg';
   const machine = `${release()} ${cpus()[0]?.model}`;
   const stamp = cachePath(`kvm-${createHash('sha256').update(machine).digest('hex').slice(0, 12)}`);
   try {
