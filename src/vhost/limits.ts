@@ -11,6 +11,8 @@ export const MAX_FDS = 32;
 export const MAX_TABLE_REGIONS = 8;
 /** Regions in all with ADD_MEM_REG: what GET_MAX_MEM_SLOTS answers. Each costs the front end a DIMM, us a mapping. */
 export const MAX_MEM_SLOTS = 32;
+/** Memory of one front end in all. A sparse file costs its owner nothing, but us a view for each GiB. */
+export const MAX_MEMORY_BYTES = 4 * 2 ** 40;
 /** Vrings a message can name: bits 0-7 of SET_VRING_KICK. */
 export const MAX_VRINGS = 256;
 /** Bytes of virtio config space a GET_CONFIG or SET_CONFIG may carry. */

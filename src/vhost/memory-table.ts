@@ -7,7 +7,7 @@
 import type { MemoryListener } from '../bdev/bdev.ts';
 import { cutWindows, GuestMemory, type Window } from '../memory/guest-memory.ts';
 import type { Fd } from '../sys/fd.ts';
-import { MAX_TABLE_REGIONS } from './limits.ts';
+import { MAX_MEMORY_BYTES, MAX_TABLE_REGIONS } from './limits.ts';
 import type { MemoryRegion } from './messages.ts';
 import type { RegionMapping, Transport } from './transport.ts';
 
@@ -43,6 +43,8 @@ function overlap(a: number, aSize: number, b: number, bSize: number): boolean {
 /** What is wrong with a table, or null. Sums cannot wrap: each term is a safe integer, and so is each sum. */
 export function tableError(regions: readonly MemoryRegion[], limit: number): string | null {
   if (regions.length > limit) return `${regions.length} memory regions, at most ${limit}`;
+  const sum = regions.reduce((n, r) => n + r.size, 0);
+  if (sum > MAX_MEMORY_BYTES) return `${sum} bytes of memory in all regions, at most ${MAX_MEMORY_BYTES}`;
   for (const [i, r] of regions.entries()) {
     const error = regionError(r);
     if (error !== null) return `${describeRegion(r)}: ${error}`;

@@ -4,7 +4,9 @@
  * once, and the memory it was translated with stays mapped until then.
  */
 import type { SgList } from '../memory/sg-list.ts';
+import type { EventLoop } from '../sys/event-loop.ts';
 import type { DeviceRing } from '../virtio/device-ring.ts';
+import { Coalescer, type CoalescingSettings } from './coalescing.ts';
 import type { ModelQueue } from './device-model.ts';
 import { PUBLISH_EVERY, REQUESTS_PER_PASS } from './limits.ts';
 import { MemoryTable, type MemoryTables } from './memory-table.ts';
@@ -16,6 +18,18 @@ export interface RunningRingOwner {
   ringBroke(running: RunningRing): void;
   /** `whenIdle` was asked for, and nothing is outstanding now. */
   ringIdle(running: RunningRing): void;
+}
+
+export interface RunningRingOptions {
+  readonly owner: RunningRingOwner;
+  readonly loop: EventLoop;
+  readonly memory: MemoryTables;
+  readonly coalescing: CoalescingSettings;
+  readonly index: number;
+  readonly ring: DeviceRing;
+  readonly kick: KickSource;
+  readonly call: Notifier | null;
+  readonly enabled: boolean;
 }
 
 const NO_TABLE = new MemoryTable([]);
@@ -33,7 +47,9 @@ export class RunningRing {
   outstanding = 0;
 
   private readonly owner: RunningRingOwner;
+  private readonly loop: EventLoop;
   private readonly memory: MemoryTables;
+  private readonly coalescer: Coalescer;
   private readonly tableOf: MemoryTable[];
   private queue!: ModelQueue;
   private unpublished = 0;
@@ -41,23 +57,17 @@ export class RunningRing {
   private dead = false;
   private brokenReported = false;
 
-  constructor(
-    owner: RunningRingOwner,
-    index: number,
-    ring: DeviceRing,
-    memory: MemoryTables,
-    kick: KickSource,
-    call: Notifier | null,
-    enabled: boolean,
-  ) {
-    this.owner = owner;
-    this.index = index;
-    this.ring = ring;
-    this.memory = memory;
-    this.kick = kick;
-    this.call = call;
-    this.enabled = enabled;
-    this.tableOf = new Array<MemoryTable>(ring.size).fill(NO_TABLE);
+  constructor(options: RunningRingOptions) {
+    this.owner = options.owner;
+    this.loop = options.loop;
+    this.memory = options.memory;
+    this.coalescer = new Coalescer(options.coalescing);
+    this.index = options.index;
+    this.ring = options.ring;
+    this.kick = options.kick;
+    this.call = options.call;
+    this.enabled = options.enabled;
+    this.tableOf = new Array<MemoryTable>(options.ring.size).fill(NO_TABLE);
   }
 
   // For the session.
@@ -78,11 +88,12 @@ export class RunningRing {
       done += this.unpublished;
       this.publish();
     }
+    if (this.coalescer.pending && this.coalescer.due(this.loop.now)) this.call?.signal();
     return done;
   }
 
   arm(): boolean {
-    if (this.unpublished > 0) return true;
+    if (this.unpublished > 0 || this.coalescer.pending) return true;
     if (!this.enabled || this.stopping || this.ring.broken !== null) return false;
     return this.queue.arm();
   }
@@ -112,7 +123,11 @@ export class RunningRing {
   }
 
   private idle(): void {
-    if (!this.dead) this.publish();
+    if (!this.dead) {
+      this.publish();
+      // Nobody polls it from now on: what is owed is given now.
+      if (this.coalescer.pending) this.call?.signal();
+    }
     this.owner.ringIdle(this);
   }
 
@@ -122,8 +137,9 @@ export class RunningRing {
   }
 
   private publish(): void {
+    const completed = this.unpublished;
     this.unpublished = 0;
-    if (this.ring.publish()) this.call?.signal();
+    if (this.ring.publish() && this.coalescer.wants(this.loop.now, completed)) this.call?.signal();
   }
 
   private reportBroken(): void {

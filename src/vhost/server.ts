@@ -5,6 +5,7 @@
 import type { MemoryListener } from '../bdev/bdev.ts';
 import type { EventLoop, Watch } from '../sys/event-loop.ts';
 import { accept, type Listener, listenUnix } from '../sys/socket.ts';
+import { type CoalescingSettings, NO_COALESCING } from './coalescing.ts';
 import type { DeviceModel } from './device-model.ts';
 import { MAX_SESSIONS } from './limits.ts';
 import { Session } from './session.ts';
@@ -40,6 +41,8 @@ export class VhostServer {
   /** The last few, oldest first. */
   readonly ends: SessionEnd[] = [];
   accepted = 0;
+  /** Interrupt coalescing of all sessions; change it at any time. */
+  readonly coalescing: CoalescingSettings = { ...NO_COALESCING };
 
   private readonly options: VhostServerOptions;
   private readonly listener: Listener;
@@ -72,6 +75,7 @@ export class VhostServer {
           model: this.options.model(),
           memoryListener: this.options.memoryListener,
           memSlots: this.options.memSlots,
+          coalescing: this.coalescing,
           regionInUse: (key, then) => this.regionInUse(key, then),
           onClosed: (s) => this.sessionClosed(s),
         });

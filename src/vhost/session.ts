@@ -10,10 +10,12 @@ import { closeAll, type Fd } from '../sys/fd.ts';
 import { logger } from '../sys/log.ts';
 import { featureNames, hasFeature, VirtioFeature } from '../virtio/features.ts';
 import { BackendChannel } from './backend-channel.ts';
+import { type CoalescingSettings, NO_COALESCING } from './coalescing.ts';
 import type { DeviceModel } from './device-model.ts';
+import { Drain } from './drain.ts';
 import { HANDLERS } from './handlers.ts';
 import type { InflightRegion } from './inflight.ts';
-import { MAX_MEM_SLOTS, POLL_ONLY_MS, SLOW_DRAIN_MS } from './limits.ts';
+import { MAX_MEM_SLOTS, POLL_ONLY_MS } from './limits.ts';
 import { MemoryTables } from './memory-table.ts';
 import {
   FLAG_NEED_REPLY,
@@ -76,15 +78,10 @@ export interface SessionOptions {
    * when it has none any more.
    */
   readonly regionInUse?: ((key: string, then: () => void) => boolean) | undefined;
+  /** When notifications are held back; the object may change. Default never. */
+  readonly coalescing?: CoalescingSettings | undefined;
   /** Over: nothing in flight, everything freed. */
   readonly onClosed: (session: Session) => void;
-}
-
-interface Drain {
-  readonly rings: Set<RunningRing>;
-  readonly then: () => void;
-  readonly what: string;
-  timer: Timer;
 }
 
 export class Session implements TransportHandler, RunningRingOwner, Poller {
@@ -111,6 +108,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
   private backend: BackendChannel | null = null;
   /** The config space has changed while no vring ran. */
   private configStale = false;
+  private readonly coalescing: CoalescingSettings;
   private readonly onClosed: (session: Session) => void;
   private readonly active: RunningRing[] = [];
   private drain: Drain | null = null;
@@ -130,6 +128,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
     this.memSlots = options.memSlots ?? MAX_MEM_SLOTS;
     this.memory = new MemoryTables(options.transport, this.memSlots, options.memoryListener ?? null);
     this.regionInUse = options.regionInUse ?? (() => false);
+    this.coalescing = options.coalescing ?? NO_COALESCING;
     this.onClosed = options.onClosed;
     this.vrings = Array.from({ length: options.model.maxQueues }, (_, i) => new Vring(i));
     this.offered = options.model.features | bit(VhostFeature.PROTOCOL_FEATURES);
@@ -285,7 +284,8 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
     vring.starts++;
     const { index, kick, call, enabled } = vring;
     if (kick === null) return;
-    const running = new RunningRing(this, index, ring, this.memory, kick, call, enabled);
+    const { loop, memory, coalescing } = this;
+    const running = new RunningRing({ owner: this, loop, memory, coalescing, index, ring, kick, call, enabled });
     vring.running = running;
     running.begin(this.model.startQueue(running));
     if (this.active.push(running) === 1) this.loop.addPoller(this);
@@ -340,38 +340,24 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
    * @param abandon their completions are nobody's any more
    */
   stopRings(rings: readonly RunningRing[], what: string, abandon: boolean, then: () => void): typeof LATER {
-    const timer = this.loop.after(SLOW_DRAIN_MS, () => this.slowDrain());
-    this.drain = { rings: new Set(rings), then, what, timer };
+    this.drain?.cancel();
+    const slow = (reason: string) => {
+      this.lastError = reason;
+      warn(`${this.transport.name}: ${reason}`);
+    };
+    this.drain = new Drain(this.loop, rings, what, slow, () => {
+      this.drain = null;
+      then();
+    });
     for (const running of rings) {
       if (abandon) running.abandon();
       else running.stop();
     }
-    if (rings.length === 0) this.loop.defer(this.drained);
     return LATER;
   }
 
   ringIdle(running: RunningRing): void {
-    const drain = this.drain;
-    if (drain === null || !drain.rings.delete(running)) return;
-    this.retire(running);
-    // Not here: this is the middle of a completion.
-    if (drain.rings.size === 0) this.loop.defer(this.drained);
-  }
-
-  private readonly drained = (): void => {
-    const drain = this.drain;
-    if (drain === null || drain.rings.size > 0) return;
-    this.drain = null;
-    drain.timer.cancel();
-    drain.then();
-  };
-
-  private slowDrain(): void {
-    const drain = this.drain;
-    if (drain === null) return;
-    const waits = [...drain.rings].map((r) => `${r.outstanding} of vring ${r.index}`).join(', ');
-    this.lastError = `${drain.what} waits for requests: ${waits}`;
-    warn(`${this.transport.name}: ${this.lastError}`);
+    if (this.drain?.idle(running)) this.retire(running);
   }
 
   /** A stopped vring is no longer polled; its next start begins where it stopped. */
@@ -431,7 +417,6 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
     log(`${this.transport.name}: session ends: ${reason}`);
     this.transport.close();
     this.pending = null;
-    this.drain?.timer.cancel();
     this.stopRings([...this.active], 'the end of the session', true, () => this.free());
   }
 

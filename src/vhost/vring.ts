@@ -182,7 +182,7 @@ export class Vring {
       state,
       enabled: this.enabled,
       ...(running === null ? { size: this.num, next_avail: this.base, waits_for: waits } : running.ring.dump()),
-      ...(running === null ? {} : { outstanding: running.outstanding, kicks: running.kick.notifies }),
+      ...(running === null ? {} : { outstanding: running.outstanding, polled: !running.kick.notifies }),
       ...(broken === null ? {} : { broken }),
       ...(this.recovered > 0 ? { recovered: this.recovered } : {}),
       starts: this.starts,

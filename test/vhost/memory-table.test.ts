@@ -31,6 +31,7 @@ test('row 18: tables that are refused, by what is wrong', () => {
     [/2\^53/, [region(0, 2 * PAGE, top)]],
     [/2\^53/, [region(0, 2 * PAGE, PAGE, top)]],
     [/2\^53/, [region(0, PAGE, 2 ** 64)]],
+    [/bytes of memory in all/, [region(0, 2 ** 42, 0), region(2 ** 43, PAGE, 2 ** 43)]],
     [/overlaps.*guest/, [region(0, 2 * PAGE, 0x10_0000), region(PAGE, PAGE, 0x20_0000)]],
     [/overlaps.*user/, [region(0, 2 * PAGE, 0x10_0000), region(0x10_0000, PAGE, 0x10_1000)]],
     [/3 memory regions, at most 2/, [region(0, PAGE, 0), region(PAGE, PAGE, PAGE), region(2 * PAGE, PAGE, 2 * PAGE)]],

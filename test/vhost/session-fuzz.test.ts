@@ -259,7 +259,7 @@ const address = fc.oneof(
 );
 /** Regions of a table: mostly all. */
 const tables: fc.Arbitrary<number[]> = fc.oneof(
-  { weight: 6, arbitrary: fc.constant([0, 1, 2]) },
+  { weight: 6, arbitrary: fc.constant<number[]>([0, 1, 2]) },
   fc.subarray([0, 1, 2]),
 );
 const transfer = fc.oneof(
