@@ -10,6 +10,12 @@ import { nearest } from './suggest.ts';
  * own call (Bdev.config); controllers and targets are written here.
  */
 
+/** Names an entry: subsystem, index in it, method. */
+export type WhereIs = (subsystem: string, index: number, method: string) => string;
+
+const whereInFile: WhereIs = (subsystem, index, method) =>
+  `configuration, subsystem "${subsystem}", entry ${index} (${method})`;
+
 type Call = { method: string; params?: Record<string, unknown> | undefined };
 
 interface SavedConfig extends Config {
@@ -60,24 +66,22 @@ export function saveConfig(target: Target): SavedConfig {
 /**
  * Make the calls in order. All names and parameters are checked before the first call is made; controllers start at
  * the end, so that a front end which reconnects finds its targets there.
+ * @param where how to name an entry in a failure
  * @throws RpcError that names the entry which failed
  */
-export async function applyConfig(config: Config, context: RpcContext): Promise<void> {
+export async function applyConfig(config: Config, context: RpcContext, where: WhereIs = whereInFile): Promise<void> {
   const calls = config.subsystems.flatMap((s) =>
-    (s.config ?? []).map((call, i) => ({
-      call,
-      where: `configuration, subsystem "${s.subsystem}", entry ${i} (${call.method})`,
-    })),
+    (s.config ?? []).map((call, i) => ({ call, place: where(s.subsystem, i, call.method) })),
   );
-  for (const { call, where } of calls) check(call, where, context.methods);
+  for (const { call, place } of calls) check(call, place, context.methods);
   await context.target.withControllersHeld(async () => {
-    for (const { call, where } of calls) {
+    for (const { call, place } of calls) {
       const row = context.methods.get(call.method);
       if (row === undefined) continue;
       try {
         await row.handler(parseParams(row, call.method, call.params) as never, context);
       } catch (error) {
-        throw at(where, error);
+        throw at(place, error);
       }
     }
   });

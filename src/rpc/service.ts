@@ -7,7 +7,7 @@ import { applyConfig, saveConfig } from './config.ts';
 import { Dispatcher } from './dispatcher.ts';
 import { RpcError } from './errors.ts';
 import type { App, RpcContext } from './method.ts';
-import { configSchema } from './methods/config.ts';
+import { type Config, configSchema } from './methods/config.ts';
 import { methodTable } from './methods/table.ts';
 import { RpcServer } from './server.ts';
 
@@ -25,6 +25,8 @@ export interface ServiceOptions extends TargetOptions {
   config?: string | undefined;
   /** Configuration that is kept up to date by us; loaded instead of `config` once it is there. */
   stateFile?: string | undefined;
+  /** A configuration to make beside that of the file; its words in failures come from `name`. */
+  extra?: { name: string; config: Config } | undefined;
   /** Make nothing before framework_start_init. */
   waitForRpc?: boolean | undefined;
   /** An RPC asked for the end. */
@@ -114,10 +116,11 @@ export class Service implements App {
   }
 
   private async loadFiles(): Promise<void> {
-    const { config, stateFile } = this.options;
+    const { config, stateFile, extra } = this.options;
     const state = stateFile === undefined ? undefined : readFileIfThere(stateFile);
     if (state !== undefined) await this.load(state, stateFile as string);
     else if (config !== undefined) await this.load(readConfig(config), config);
+    if (extra !== undefined) await applyConfig(extra.config, this.context, () => extra.name);
   }
 
   private async load(text: string, path: string): Promise<void> {

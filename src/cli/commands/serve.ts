@@ -1,15 +1,12 @@
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { createFileBdev } from '../../bdev/file-bdev.ts';
-import { createMallocBdev } from '../../bdev/malloc-bdev.ts';
-import { createNullBdev } from '../../bdev/null-bdev.ts';
 import { Service } from '../../rpc/service.ts';
 import { notifySystemd } from '../../sys/systemd.ts';
-import type { Target } from '../../target/target.ts';
 import { OperatorError } from '../operator-error.ts';
 import { DEFAULT_RPC_SOCKET, parseSize, type QuickDisk } from '../options.ts';
 import { QEMU_NOTES, qemuCommand } from '../qemu-command.ts';
+import { QUICK_CONTROLLER, QUICK_DISKS, quickConfig } from '../quick-form.ts';
 import { fatal } from '../report.ts';
 
 /** `vvu-target` itself: run the target until a signal or an RPC ends it. */
@@ -26,8 +23,6 @@ interface ServeOptions {
   waitForRpc?: boolean;
 }
 
-const QUICK_CONTROLLER = 'vhost.0';
-const MAX_DISKS = 8;
 /** How long requests in flight may take to end, ms. */
 const DRAIN_MS = 10_000;
 
@@ -84,6 +79,7 @@ async function serve(options: ServeOptions, disks: readonly QuickDisk[], version
     config: options.config,
     stateFile: options.state,
     waitForRpc: options.waitForRpc,
+    extra: disks.length > 0 ? { name: 'command line', config: quickConfig(disks) } : undefined,
     onFailure: fatal,
     onShutDown: (reason) => {
       asked = true;
@@ -91,12 +87,6 @@ async function serve(options: ServeOptions, disks: readonly QuickDisk[], version
     },
   });
   stop = (reason) => void shutDown(service, reason);
-  try {
-    if (disks.length > 0) await serveDisks(service, disks);
-  } catch (error) {
-    await service.stop();
-    throw error;
-  }
   console.log(`vvu-target ${version}: RPC at ${resolve(options.rpcSocket)}, controllers in ${resolve(options.socket)}`);
   if (disks.length > 0) announce(join(resolve(options.socket), QUICK_CONTROLLER), disks);
   notifySystemd('READY=1');
@@ -109,8 +99,8 @@ function check(options: ServeOptions, disks: readonly QuickDisk[]): void {
   if (!existsSync(options.socket)) {
     throw new OperatorError(`-S ${options.socket}: there is no such directory; make it or name another one`);
   }
-  if (disks.length > MAX_DISKS)
-    throw new OperatorError(`${disks.length} disks: a controller has ${MAX_DISKS} targets at most`);
+  if (disks.length > QUICK_DISKS)
+    throw new OperatorError(`${disks.length} disks: a controller has ${QUICK_DISKS} targets at most`);
   if (disks.length > 0 && options.state !== undefined) {
     throw new OperatorError(
       '--state keeps disks that were made by RPC; those of --malloc, --file and --null are made anew',
@@ -119,23 +109,6 @@ function check(options: ServeOptions, disks: readonly QuickDisk[]): void {
   if (disks.length > 0 && options.waitForRpc) {
     throw new OperatorError('--wait-for-rpc makes nothing by itself: leave it out, or make the disks by RPC');
   }
-}
-
-async function serveDisks({ target }: Service, disks: readonly QuickDisk[]): Promise<void> {
-  await target.withControllersHeld(async () => {
-    await target.createController(QUICK_CONTROLLER);
-    for (const disk of disks) await target.addTarget(QUICK_CONTROLLER, -1, await makeDisk(target, disk));
-  });
-}
-
-async function makeDisk(target: Target, disk: QuickDisk): Promise<string> {
-  const name = target.bdevs.freeName({ malloc: 'Malloc', null: 'Null', file: 'Aio' }[disk.kind]);
-  await target.bdevs.create(name, () => {
-    if (disk.kind === 'file') return createFileBdev({ name, filename: disk.path });
-    const numBlocks = disk.bytes / 512;
-    return disk.kind === 'malloc' ? createMallocBdev({ name, numBlocks }) : createNullBdev({ name, numBlocks });
-  });
-  return name;
 }
 
 function announce(socket: string, disks: readonly QuickDisk[]): void {
