@@ -158,6 +158,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
       else outcome = this.rowError(row, message) ?? (fresh ? this.startAfresh() : HANDLERS[row.name](this, message));
     } catch (error) {
       outcome = (error as Error).message; // a failure of the host: no memory, no descriptors
+      if (log.enabled) log('%s: %O', messageName(message.id), error);
     }
     closeAll(message.fds);
     if (outcome === LATER) {

@@ -13,8 +13,8 @@ test('10^6 requests grow the heap by less than 2 MiB', () => {
   );
   assert.ok(requests >= 1_200_000);
   assert.ok(grown < 2 << 20, `${grown} bytes kept`);
-  // Not collected in between either: garbage of a byte or two a request is the loop's, not the requests'.
-  assert.ok(allocated < 8 << 20, `${allocated} bytes allocated`);
+  // Not collected in between either: what there is, is the loop's (a clock reading a pass), not the requests'.
+  assert.ok(allocated < 24 << 20, `${allocated} bytes allocated`);
 });
 
 test.run();
