@@ -84,7 +84,7 @@ export class RunningRing {
       done = this.queue.poll(REQUESTS_PER_PASS);
       if (this.ring.broken !== null) this.reportBroken();
     }
-    if (this.unpublished > 0) {
+    if (this.unpublished > 0 || this.ring.unpublished) {
       done += this.unpublished;
       this.publish();
     }
@@ -180,12 +180,26 @@ export class RunningRing {
 
   /** @param written bytes written to the writable buffers, from their beginning on */
   complete(head: number, written: number): void {
+    if (this.ring.jumpIsIdle && this.wentAstray(head)) {
+      this.release(head);
+      this.ring.again(head);
+      return;
+    }
     this.release(head);
     if (!this.dead) {
       this.ring.push(head, written);
       if (++this.unpublished >= PUBLISH_EVERY) this.publish();
     }
     if (this.stopping && this.outstanding === 0) this.idle();
+  }
+
+  /**
+   * The memory was exchanged while the request was at work, so its bytes may have gone anywhere: it has to be done again. A guest
+   * has not been told of it, so for it nothing is done twice. A ring that stops completes what it has.
+   */
+  private wentAstray(head: number): boolean {
+    if (this.dead || this.stopping) return false;
+    return this.ring.away || !this.memory.current.mapsLike(this.tableOf[head]);
   }
 
   /** The chain of a head that `read` accepted makes no sense: the ring is broken, the head is not answered. */
