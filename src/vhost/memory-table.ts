@@ -114,6 +114,13 @@ export class MemoryTable {
     if (--this.users === 0 && this.retired) this.release();
   }
 
+  /** The same memory at the same places. */
+  mapsLike(other: MemoryTable): boolean {
+    if (other === this) return true;
+    const { mapped } = this;
+    return mapped.length === other.mapped.length && mapped.every((m, i) => m === other.mapped[i]);
+  }
+
   /** No new request will hold it. */
   retire(): void {
     if (this.retired) return;
