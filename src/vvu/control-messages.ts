@@ -29,6 +29,8 @@ export const Control = {
   PING: 0x7676_000b,
   /** relay */
   PONG: 0x7676_000c,
+  /** driver: LINK_DOWN was seen; nothing more comes for that compute VM. Until then the relay takes no other. */
+  LINK_ENDED: 0x7676_000d,
 } as const;
 export type Control = (typeof Control)[keyof typeof Control];
 

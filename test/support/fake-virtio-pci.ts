@@ -46,7 +46,7 @@ export abstract class FakeVirtioPci implements DeviceAccess {
   readonly bdf = '0000:00:07.0';
   readonly config: ByteConfig;
   readonly capabilities: readonly Capability[];
-  readonly dma = new FakeDma();
+  readonly dma: FakeDma;
   readonly vectors: number;
   readonly violations: string[] = [];
   readonly queues: FakeQueue[];
@@ -68,7 +68,9 @@ export abstract class FakeVirtioPci implements DeviceAccess {
     queues: number;
     queueMost?: number;
     vectors: number;
+    dma?: FakeDma;
   }) {
+    this.dma = options.dma ?? new FakeDma();
     this.vectors = options.vectors;
     this.queueMost = options.queueMost ?? 128;
     this.queues = Array.from({ length: options.queues }, () => new FakeQueue());

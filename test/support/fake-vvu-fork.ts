@@ -98,7 +98,10 @@ export class FakeVvuFork extends FakeVirtioPci {
   protected writeDevice(bar: number, at: number, width: number, value: number): void {
     if (bar === BLOCK_BAR && at === 0x2000) {
       if (width !== 4) this.violations.push(`status written with ${width} bytes`);
-      if ((value & ~3) !== 0) return this.needReset('bad status');
+      if ((value & ~3) !== 0) {
+        this.needReset('bad status');
+        return;
+      }
       if ((value & 1) !== 0 && (this.link & 1) === 0) this.event('slave_up');
       else if ((value & 1) === 0 && (this.link & 1) !== 0) this.event('slave_down');
       return;
@@ -238,12 +241,18 @@ export class FakeVvuFork extends FakeVirtioPci {
       const r = recvWithFds(this.socket as Fd, piece, 8);
       this.fds.push(...r.fds);
       if (r.bytes < 0) return;
-      if (r.bytes === 0) return this.hungUp();
+      if (r.bytes === 0) {
+        this.hungUp();
+        return;
+      }
       this.buffer = Buffer.concat([this.buffer, piece.subarray(0, r.bytes)]);
     }
     if (this.buffer.length < 12) return;
     const size = this.buffer.readUInt32LE(8);
-    if (size > VARIANT[this.variant].maxPayload) return this.event('master_error');
+    if (size > VARIANT[this.variant].maxPayload) {
+      this.event('master_error');
+      return;
+    }
     if (this.buffer.length === 12 + size) this.received();
   }
 
@@ -253,7 +262,10 @@ export class FakeVvuFork extends FakeVirtioPci {
     const fds = this.fds.splice(0);
     const error = this.inspect(bytes, fds);
     closeAll(fds);
-    if (error) return this.event('master_error');
+    if (error) {
+      this.event('master_error');
+      return;
+    }
     this.ready = { bytes };
     this.rewatch();
     this.deliver();
@@ -351,7 +363,10 @@ export class FakeVvuFork extends FakeVirtioPci {
     const { bytes } = this.ready;
     this.ready = null;
     const room = chain.writable[0]?.bytes ?? 0;
-    if (chain.readable.length > 0 || room < bytes.length) return this.needReset('rx buffer too small');
+    if (chain.readable.length > 0 || room < bytes.length) {
+      this.needReset('rx buffer too small');
+      return;
+    }
     this.dma.access(chain.writable[0].address, bytes.length, bytes, 0, true);
     this.push(RXQ, chain.head, bytes.length);
     this.rewatch();
@@ -366,7 +381,8 @@ export class FakeVvuFork extends FakeVirtioPci {
     for (let chain = this.pop(TXQ); chain !== null; chain = this.pop(TXQ)) {
       const length = chain.readable.reduce((n, b) => n + b.bytes, 0);
       if (chain.writable.length > 0 || length < 12 || length > 12 + VARIANT[this.variant].maxPayload) {
-        return this.needReset(`tx buffer of ${length} bytes`);
+        this.needReset(`tx buffer of ${length} bytes`);
+        return;
       }
       const bytes = Buffer.alloc(length);
       let at = 0;
@@ -374,7 +390,10 @@ export class FakeVvuFork extends FakeVirtioPci {
         this.dma.access(b.address, b.bytes, bytes, at, false);
         at += b.bytes;
       }
-      if (length !== 12 + bytes.readUInt32LE(8)) return this.needReset('tx buffer of another size than its message');
+      if (length !== 12 + bytes.readUInt32LE(8)) {
+        this.needReset('tx buffer of another size than its message');
+        return;
+      }
       this.push(TXQ, chain.head, length);
       this.forward(bytes);
     }
@@ -384,7 +403,8 @@ export class FakeVvuFork extends FakeVirtioPci {
     const id = bytes.readUInt32LE(0);
     const flags = bytes.readUInt32LE(4);
     if ((flags & 3) !== 1 || (flags & 4) === 0 || id >= VARIANT[this.variant].maxId || !ALLOWED.has(id)) {
-      return this.event('slave_error');
+      this.event('slave_error');
+      return;
     }
     if (this.state !== 'connected' || this.socket === null) return; // dropped without a word
     if (id === 15) bytes.writeBigUInt64LE(bytes.readBigUInt64LE(12) & PROTOCOL_MASK, 12);

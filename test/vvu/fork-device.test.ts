@@ -74,6 +74,7 @@ for (const variant of ['A', 'B'] as const) {
       rig.open();
       const { frontEnd, driver } = rig.boot();
       driver.ready(0, INQUIRY, { inLength: 36 });
+      rig.settle(); // a reset between a message's header and payload would put the stream out of step for good
       rig.closePort();
       assert.is(rig.device.state, 'opened', 'the device knows of the socket');
       assert.not(rig.device.busMaster);
@@ -261,7 +262,7 @@ for (const variant of ['A', 'B'] as const) {
         assert.is(driver.wait(early).status, 0, `round ${round}`);
         assert.is(driver.wait(late).status, 0, `round ${round}`);
       }
-      assert.is(rig.session.describe()['last_error'] === null || rig.device.bounces > 0, true);
+      for (const index of [0, 1, 2]) assert.is(rig.session.vrings[index].failures, 0, `vring ${index}`);
     }),
   );
 

@@ -8,7 +8,12 @@ import { EventLoop } from '../../src/sys/event-loop.ts';
 import { ScsiController } from '../../src/vhost/scsi-controller.ts';
 import { ScsiModel } from '../../src/vhost/scsi-model.ts';
 import type { Session } from '../../src/vhost/session.ts';
+import type { DeviceAccess } from '../../src/vvu/driver/device-access.ts';
 import { VvuPort, type VvuPortOptions } from '../../src/vvu/driver/vvu-port.ts';
+import { Relay } from '../../src/vvu/relay/relay.ts';
+import type { FakeDma } from '../support/fake-dma.ts';
+import { FAKE_WINDOW, FakeStockQemu } from '../support/fake-stock-qemu.ts';
+import type { FakeBar } from '../support/fake-vvu-bar.ts';
 import { FakeVvuFork, type ForkVariant } from '../support/fake-vvu-fork.ts';
 import { FrontEnd, type FrontEndOptions, openFds, pump, settle } from '../support/front-end.ts';
 import { type RegionSpec, SharedGuest } from '../support/front-end-memory.ts';
@@ -16,7 +21,8 @@ import { ScsiDriver } from '../support/front-end-scsi.ts';
 import { MemoryWatch } from '../vhost/rig.ts';
 import { SlowDisk } from '../vhost/slow-disk.ts';
 
-export class ForkRig {
+/** What the rigs share; `D` is the device. */
+export abstract class VvuRig<D extends RigDevice> {
   readonly errors: unknown[] = [];
   readonly loop = new EventLoop({ onError: (e) => this.errors.push(e) });
   readonly folder = mkdtempSync(join(tmpdir(), 'vvu-fork-'));
@@ -24,15 +30,14 @@ export class ForkRig {
   readonly disk = new SlowDisk();
   readonly memory = new MemoryWatch();
   readonly controller: ScsiController;
-  readonly device: FakeVvuFork;
+  abstract readonly device: D;
   /** Expected: what a test provokes on purpose. */
   allowViolations = false;
   private port_: VvuPort | null = null;
   private readonly frontEnds: FrontEnd[] = [];
   private readonly guests: SharedGuest[] = [];
 
-  constructor(variant: ForkVariant) {
-    this.device = new FakeVvuFork(this.loop, this.path, variant);
+  constructor() {
     this.controller = new ScsiController(this.loop);
     const target = new ScsiTarget();
     target.addLun(new Lun({ channel: this.disk, id: 0, clock: this.loop }));
@@ -119,6 +124,9 @@ export class ForkRig {
     this.port_ = null;
   }
 
+  /** What stands between the device and the world, if anything. */
+  protected closeMore(): void {}
+
   close(): void {
     this.disk.hold = false;
     this.disk.release();
@@ -128,6 +136,7 @@ export class ForkRig {
     const { violations, aborts } = this.device;
     const wild = this.device.dma.violations;
     const parts = this.device.bar.parts;
+    this.closeMore();
     this.device.destroy();
     settle(this.loop);
     for (const g of this.guests) g.close();
@@ -142,17 +151,74 @@ export class ForkRig {
   }
 }
 
+export interface RigDevice extends DeviceAccess {
+  readonly violations: string[];
+  readonly aborts: string[];
+  readonly dma: FakeDma;
+  readonly bar: FakeBar;
+  driverDied(): void;
+  destroy(): void;
+}
+
+export class ForkRig extends VvuRig<FakeVvuFork> {
+  readonly device: FakeVvuFork;
+
+  constructor(variant: ForkVariant) {
+    super();
+    this.device = new FakeVvuFork(this.loop, this.path, variant);
+  }
+}
+
+/** A stock QEMU with a relay before it. */
+export class StockRig extends VvuRig<FakeStockQemu> {
+  readonly device: FakeStockQemu;
+  readonly relay: Relay;
+  readonly told: string[] = [];
+
+  constructor(vrings = 4) {
+    super();
+    const appliance = join(this.folder, 'appliance.sock');
+    this.relay = new Relay({
+      loop: this.loop,
+      compute: this.path,
+      appliance,
+      vrings,
+      windowBytes: FAKE_WINDOW,
+      tell: (line) => this.told.push(line),
+    });
+    this.device = new FakeStockQemu(this.loop, appliance, vrings);
+    settle(this.loop);
+  }
+
+  protected override closeMore(): void {
+    let closed = false;
+    this.relay.close(() => {
+      closed = true;
+    });
+    pump(this.loop, () => closed, 'the relay to close');
+  }
+}
+
 let warm = false;
 
 /** Run a test on a fork's device, and see that nothing stays open after it. */
 export function onFork(variant: ForkVariant, run: (rig: ForkRig) => void): () => void {
+  return inRig(() => new ForkRig(variant), run);
+}
+
+/** Run a test through a relay. */
+export function onStock(run: (rig: StockRig) => void): () => void {
+  return inRig(() => new StockRig(), run);
+}
+
+function inRig<R extends { close(): void }>(make: () => R, run: (rig: R) => void): () => void {
   return () => {
     if (!warm) {
       warm = true;
       new ForkRig('A').close();
     }
     const before = openFds();
-    const rig = new ForkRig(variant);
+    const rig = make();
     let failed = true;
     try {
       run(rig);

@@ -14,22 +14,13 @@ import type { RegionRule } from './layouts.ts';
 
 /** Offsets of the regions in the window, in the table's order. Sums stay exact: every term was checked to be below 2^53. */
 export function regionOffsets(rule: RegionRule, regions: readonly MemoryRegion[]): number[] {
+  if (rule === 'placed') return regions.map((r) => r.offset);
   let sum = 0;
   return regions.map((r) => {
-    switch (rule) {
-      case 'prefixed': {
-        const at = sum + r.offset;
-        sum += r.offset + r.size;
-        return at;
-      }
-      case 'packed': {
-        const at = sum;
-        sum += r.size;
-        return at;
-      }
-      case 'placed':
-        return r.offset;
-    }
+    const prefix = rule === 'prefixed' ? r.offset : 0;
+    const at = sum + prefix;
+    sum = at + r.size;
+    return at;
   });
 }
 

@@ -108,10 +108,12 @@ export class RelayLink implements Link {
         this.events.linkUp();
         break;
       case Control.LINK_DOWN:
-        if (!this.up) break;
-        this.up = false;
+        if (this.up) {
+          this.up = false;
+          this.events.linkDown(textOf(payload));
+        }
         this.hint = 'no compute VM is connected to the relay';
-        this.events.linkDown(textOf(payload));
+        this.send(controlMessage(Control.LINK_ENDED));
         break;
       case Control.MAP_REQUEST:
         this.send(u32Message(Control.MAP_GRANT, Math.max(0, u32Of(payload))));

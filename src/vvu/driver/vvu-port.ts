@@ -245,12 +245,16 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
   }
 
   private handle(message: Uint8Array): void {
-    if (message.length > 0 && message.length < HEADER_BYTES) return this.garbled(`${message.length} bytes`);
+    if (message.length > 0 && message.length < HEADER_BYTES) {
+      this.garbled(`${message.length} bytes`);
+      return;
+    }
     if (this.link.intercept(message)) return;
     const v = new DataView(message.buffer, message.byteOffset, message.byteLength);
     const [id, flags, size] = [v.getUint32(0, true), v.getUint32(4, true), v.getUint32(8, true)];
     if (size > PAYLOAD_LIMIT || message.length !== HEADER_BYTES + size) {
-      return this.garbled(`${message.length} bytes whose header says ${size} of payload`);
+      this.garbled(`${message.length} bytes whose header says ${size} of payload`);
+      return;
     }
     if (!this.link.up && !this.draining) {
       // The device says that the link is up before it brings the first message: look again rather than drop it.
@@ -260,7 +264,10 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
     }
     if (this.current === null && this.link.up && !this.closing) this.newSession();
     const current = this.current;
-    if (current === null) return log('%s: message %d without a front end', this.name, id);
+    if (current === null) {
+      log('%s: message %d without a front end', this.name, id);
+      return;
+    }
     const error = headerError(id, flags, size);
     if (error !== null) current.session.end(error);
     else current.transport.deliver({ id, flags, payload: message.subarray(HEADER_BYTES), fds: [] });

@@ -1,0 +1,258 @@
+import type { EventLoop, Watch } from '../../sys/event-loop.ts';
+import { EventFd } from '../../sys/eventfd.ts';
+import { closeAll, type Fd } from '../../sys/fd.ts';
+import { MAX_TABLE_REGIONS } from '../../vhost/limits.ts';
+import { tableError } from '../../vhost/memory-table.ts';
+import {
+  FLAG_NEED_REPLY,
+  FLAG_REPLY,
+  FLAG_VERSION,
+  HEADER_BYTES,
+  type MemoryRegion,
+  messageName,
+  ProtocolFeature,
+  parseTable,
+  parseU64,
+  parseVringFd,
+  Request,
+  replyMessage,
+  u64Payload,
+} from '../../vhost/messages.ts';
+import { type IncomingMessage, type TransportHandler, takeFd } from '../../vhost/transport.ts';
+import { UnixTransport } from '../../vhost/unix-transport.ts';
+import { RELAYED, RELAYED_FEATURES, type RelayedRow } from './compute-messages.ts';
+
+/**
+ * A compute VM's connection to the relay: takes the descriptors off its messages and passes the rest on, and checks the driver's
+ * answers. It answers nothing by itself but what it refuses.
+ */
+
+/** Questions that may be open at a time; front ends have one. */
+const MAX_OPEN_QUESTIONS = 16;
+const REPLY_ACK = 1n << BigInt(ProtocolFeature.REPLY_ACK);
+
+/** A SET_MEM_TABLE whose memory has to be mapped before it may go on. */
+export interface ArrivedTable {
+  readonly message: Uint8Array;
+  readonly regions: readonly MemoryRegion[];
+  /** Owned by whoever takes the table. */
+  readonly fds: readonly Fd[];
+}
+
+export interface ComputeEvents {
+  /** A message without descriptors, for the driver. */
+  toDriver(message: Uint8Array): void;
+  /** The link is paused until `tableDone` or `refuseTable`. */
+  tableArrived(table: ArrivedTable): void;
+  /** The compute VM kicked a vring. */
+  kicked(vring: number): void;
+  /** The connection has ended, by whichever side. */
+  ended(reason: string): void;
+}
+
+export class ComputeLink implements TransportHandler {
+  readonly name: string;
+  private readonly loop: EventLoop;
+  private readonly transport: UnixTransport;
+  private readonly events: ComputeEvents;
+  private readonly vrings: number;
+  private readonly calls = new Map<number, EventFd>();
+  private readonly kicks = new Map<number, { event: EventFd; watch: Watch }>();
+  /** Ids of the questions that the driver has not answered. */
+  private readonly open_: number[] = [];
+  private replyAck = false;
+  private opened = false;
+  private closed = false;
+  private held = 0;
+  private table: { id: number; flags: number } | null = null;
+
+  constructor(loop: EventLoop, fd: Fd, name: string, vrings: number, events: ComputeEvents) {
+    this.loop = loop;
+    this.name = name;
+    this.vrings = vrings;
+    this.events = events;
+    this.transport = new UnixTransport(loop, fd, name);
+  }
+
+  /** The driver is there: begin to read. */
+  open(): void {
+    this.opened = true;
+    this.transport.open(this);
+  }
+
+  get isOpen(): boolean {
+    return this.opened && !this.closed;
+  }
+
+  get wasOpened(): boolean {
+    return this.opened;
+  }
+
+  /** Read nothing until as many `release`s. */
+  hold(): void {
+    if (this.held++ === 0) this.transport.pause();
+  }
+
+  release(): void {
+    if (--this.held === 0 && !this.closed) this.transport.resume();
+  }
+
+  message(message: IncomingMessage): void {
+    const row = RELAYED.get(message.id);
+    const error = row === undefined ? 'it can not go through the relay' : this.take(row, message);
+    closeAll(message.fds);
+    if (error !== null) this.refuse(message.id, message.flags, error);
+  }
+
+  /** @returns null, or why the message is refused */
+  private take(row: RelayedRow, message: IncomingMessage): string | null {
+    const bytes = new Uint8Array(HEADER_BYTES + message.payload.length);
+    const v = new DataView(bytes.buffer);
+    v.setUint32(0, message.id, true);
+    v.setUint32(4, message.flags, true);
+    v.setUint32(8, message.payload.length, true);
+    bytes.set(message.payload, HEADER_BYTES);
+    if (row.vring === 'state' && v.getUint32(HEADER_BYTES, true) >= this.vrings) {
+      return `vring ${v.getUint32(HEADER_BYTES, true)}, the device has ${this.vrings}`;
+    }
+    const questions = row.answered || (this.replyAck && (message.flags & FLAG_NEED_REPLY) !== 0);
+    if (questions && this.open_.length >= MAX_OPEN_QUESTIONS) return 'too many questions at once';
+    if (message.id === Request.SET_MEM_TABLE) return this.takeTable(message, bytes);
+    const error = row.vring === 'fd' ? this.takeVringFd(message) : null;
+    if (error !== null) return error;
+    if (message.id === Request.SET_PROTOCOL_FEATURES) {
+      const accepted = parseU64(message.payload) & RELAYED_FEATURES;
+      this.replyAck = (accepted & REPLY_ACK) !== 0n;
+      v.setBigUint64(HEADER_BYTES, accepted, true);
+    } else if (message.id === Request.GET_VRING_BASE) {
+      this.dropKick(v.getUint32(HEADER_BYTES, true));
+    }
+    if (questions) this.open_.push(message.id);
+    this.events.toDriver(bytes);
+    return null;
+  }
+
+  private takeVringFd(message: IncomingMessage): string | null {
+    const parsed = parseVringFd(message.payload);
+    if (parsed === undefined) return 'bits 9 to 63 must be zero';
+    const { index, noFd } = parsed;
+    if (index >= this.vrings) return `vring ${index}, the device has ${this.vrings}`;
+    const fd = takeFd(message);
+    if (noFd !== (fd === undefined)) {
+      fd?.close();
+      return noFd ? 'a descriptor, and the flag that says there is none' : 'no descriptor, and no flag that says so';
+    }
+    try {
+      if (message.id === Request.SET_VRING_KICK) this.setKick(index, fd);
+      else if (message.id === Request.SET_VRING_CALL) this.setCall(index, fd);
+      else fd?.close(); // errors are told by nobody here
+    } catch (error) {
+      return (error as Error).message;
+    }
+    return null;
+  }
+
+  private setKick(vring: number, fd: Fd | undefined): void {
+    this.dropKick(vring);
+    if (fd === undefined) return;
+    const event = EventFd.adopt(fd);
+    const watch = this.loop.watch(event.fd.number, () => {
+      if (event.drain()) this.events.kicked(vring);
+    });
+    this.kicks.set(vring, { event, watch });
+  }
+
+  private setCall(vring: number, fd: Fd | undefined): void {
+    const old = this.calls.get(vring);
+    if (fd === undefined) this.calls.delete(vring);
+    else this.calls.set(vring, EventFd.adopt(fd));
+    old?.close();
+  }
+
+  private dropKick(vring: number): void {
+    const kick = this.kicks.get(vring);
+    kick?.watch.close();
+    kick?.event.close();
+    this.kicks.delete(vring);
+  }
+
+  private takeTable(message: IncomingMessage, bytes: Uint8Array): string | null {
+    const regions = parseTable(message.payload);
+    if (regions === undefined) return 'the number of regions is not what the payload holds';
+    const error = tableError(regions, MAX_TABLE_REGIONS);
+    if (error !== null) return error;
+    this.table = { id: message.id, flags: message.flags };
+    this.hold();
+    this.events.tableArrived({ message: bytes, regions, fds: message.fds.splice(0) });
+    return null;
+  }
+
+  /** The table's memory is mapped: the message, rewritten, goes on. */
+  tableDone(message: Uint8Array): void {
+    const { table } = this;
+    this.table = null;
+    if (table === null || this.closed) return;
+    if (this.replyAck && (table.flags & FLAG_NEED_REPLY) !== 0) this.open_.push(table.id);
+    this.events.toDriver(message);
+    this.release();
+  }
+
+  refuseTable(reason: string): void {
+    const { table } = this;
+    this.table = null;
+    if (table === null || this.closed) return;
+    this.refuse(table.id, table.flags, reason);
+    if (!this.closed) this.release();
+  }
+
+  private refuse(id: number, flags: number, reason: string): void {
+    // An answer must not overtake those of questions before it.
+    if (
+      this.replyAck &&
+      (flags & FLAG_NEED_REPLY) !== 0 &&
+      RELAYED.get(id)?.answered !== true &&
+      this.open_.length === 0
+    ) {
+      this.transport.reply(replyMessage(id, u64Payload(1n)));
+    } else {
+      this.close(`${messageName(id)} refused: ${reason}`);
+    }
+  }
+
+  /** A message of the driver for the compute VM. @returns null, or what is wrong with it */
+  answer(message: Uint8Array): string | null {
+    const v = new DataView(message.buffer, message.byteOffset, message.byteLength);
+    const id = v.getUint32(0, true);
+    if (v.getUint32(4, true) !== (FLAG_VERSION | FLAG_REPLY)) return `${messageName(id)}: no answer by its flags`;
+    if (this.open_[0] !== id) return `${messageName(id)}: an answer, and nobody asked`;
+    this.open_.shift();
+    const copy = message.slice();
+    if (id === Request.GET_PROTOCOL_FEATURES && copy.length === HEADER_BYTES + 8) {
+      const w = new DataView(copy.buffer);
+      w.setBigUint64(HEADER_BYTES, w.getBigUint64(HEADER_BYTES, true) & RELAYED_FEATURES, true);
+    }
+    this.transport.reply(copy);
+    return null;
+  }
+
+  /** Interrupt the compute VM for a vring. */
+  ring(vring: number): void {
+    this.calls.get(vring)?.signal();
+  }
+
+  linkDown(reason: string): void {
+    this.close(reason);
+  }
+
+  linkInterrupted(): void {}
+
+  close(reason: string): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.transport.close();
+    for (const vring of [...this.kicks.keys()]) this.dropKick(vring);
+    for (const call of this.calls.values()) call.close();
+    this.calls.clear();
+    this.events.ended(reason);
+  }
+}
