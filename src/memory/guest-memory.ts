@@ -20,17 +20,6 @@ const TOO_HIGH = ~0xf_ffff;
 const SLOTS = 256;
 const SLOT_MASK = SLOTS - 1;
 
-/** One row of the table a window, so that a look-up touches one cache line. */
-const PAGE_OF = 0;
-/** First offset in the page, and the one after the last (2^30 at most). */
-const START = 1;
-const END = 2;
-/** Offset in memory = offset in page + base. */
-const BASE = 3;
-const NEXT = 4;
-const INDEX = 5;
-const ROW = 6;
-
 /** One piece of a region, within one 1 GiB page of the guest address. */
 export interface Window {
   /** Guest physical address of the first byte. */
@@ -44,43 +33,53 @@ export interface Window {
   readonly base: number;
 }
 
+/** What a look-up needs of a window, in one object: small integers only, on one or two cache lines. */
+class Row {
+  /** Guest address >> 30. */
+  readonly page: number;
+  /** First offset in the page, and the one after the last (2^30 at most). */
+  readonly start: number;
+  readonly end: number;
+  /** Offset in memory = offset in page + base. */
+  readonly base: number;
+  readonly memory: Memory;
+  readonly index: number;
+  /** The next window with the same slot. */
+  readonly next: Row | null;
+
+  constructor(w: Window, index: number, slots: (Row | null)[]) {
+    this.page = Math.floor(w.gpa / PAGE);
+    this.start = w.gpa - this.page * PAGE;
+    this.end = this.start + w.length;
+    if (this.end > PAGE) throw new RangeError('GuestMemory: window crosses a 1 GiB page');
+    this.base = w.base - this.start;
+    this.memory = w.memory;
+    this.index = index;
+    this.next = slots[this.page & SLOT_MASK];
+  }
+}
+
 export class GuestMemory {
   readonly windows: readonly Window[];
-  private readonly memory: Memory[];
-  private readonly rows: Int32Array;
-  /** Row of the first window of a slot, -1 for none. */
-  private readonly slots: Int32Array;
+  private readonly rows: Row[] = [];
+  /** First window of a slot. */
+  private readonly slots: (Row | null)[] = new Array<Row | null>(SLOTS).fill(null);
 
   /** @param windows must not overlap in gpa, and must each lie within one 1 GiB page; {@link cutWindows} makes such. */
   constructor(windows: readonly Window[]) {
     this.windows = windows;
-    this.memory = windows.map((w) => w.memory);
-    this.rows = new Int32Array(windows.length * ROW);
-    this.slots = new Int32Array(SLOTS).fill(-1);
     windows.forEach((w, i) => {
-      const page = Math.floor(w.gpa / PAGE);
-      const start = w.gpa - page * PAGE;
-      if (start + w.length > PAGE) throw new RangeError('GuestMemory: window crosses a 1 GiB page');
-      const row = i * ROW;
-      this.rows[row + PAGE_OF] = page;
-      this.rows[row + START] = start;
-      this.rows[row + END] = start + w.length;
-      this.rows[row + BASE] = w.base - start;
-      this.rows[row + NEXT] = this.slots[page & SLOT_MASK];
-      this.rows[row + INDEX] = i;
-      this.slots[page & SLOT_MASK] = row;
+      const row = new Row(w, i, this.slots);
+      this.rows.push(row);
+      this.slots[row.page & SLOT_MASK] = row;
     });
   }
 
-  /** Row of the window that holds a guest address, or -1. */
-  private find(page: number, offset: number): number {
-    const rows = this.rows;
+  /** The window that holds a guest address. */
+  private find(page: number, offset: number): Row | null {
     let row = this.slots[page & SLOT_MASK];
-    while (row >= 0) {
-      if (rows[row] === page && offset >= rows[row + START] && offset < rows[row + END]) return row;
-      row = rows[row + NEXT];
-    }
-    return -1;
+    while (row !== null && (row.page !== page || offset < row.start || offset >= row.end)) row = row.next;
+    return row;
   }
 
   /**
@@ -96,25 +95,20 @@ export class GuestMemory {
     const page = (hi << 2) | (lo >>> PAGE_BITS);
     const offset = lo & PAGE_MASK;
     const row = this.find(page, offset);
-    if (row < 0) return false;
-    const rows = this.rows;
-    if (bytes <= rows[row + END] - offset) {
-      return sg.push(this.memory[rows[row + INDEX]], offset + rows[row + BASE], bytes);
-    }
+    if (row === null) return false;
+    if (bytes <= row.end - offset) return sg.push(row.memory, offset + row.base, bytes);
     return this.translateSplit(page, offset, bytes, sg);
   }
 
   private translateSplit(firstPage: number, firstOffset: number, bytes: number, sg: SgList): boolean {
-    const rows = this.rows;
     let page = firstPage;
     let offset = firstOffset;
     let left = bytes;
     while (left > 0) {
       const row = this.find(page, offset);
-      if (row < 0) return false;
-      const room = rows[row + END] - offset;
-      const n = Math.min(left, room);
-      if (!sg.push(this.memory[rows[row + INDEX]], offset + rows[row + BASE], n)) return false;
+      if (row === null) return false;
+      const n = Math.min(left, row.end - offset);
+      if (!sg.push(row.memory, offset + row.base, n)) return false;
       left -= n;
       offset += n;
       if (offset >= PAGE) {
@@ -133,17 +127,17 @@ export class GuestMemory {
     if ((hi & TOO_HIGH) !== 0) return -1;
     const offset = lo & PAGE_MASK;
     const row = this.find((hi << 2) | (lo >>> PAGE_BITS), offset);
-    return row >= 0 && bytes <= this.rows[row + END] - offset ? this.rows[row + INDEX] : -1;
+    return row !== null && bytes <= row.end - offset ? row.index : -1;
   }
 
   /** Memory of window `index`. */
   memoryOf(index: number): Memory {
-    return this.memory[index];
+    return this.rows[index].memory;
   }
 
   /** Offset in window `index`'s memory of a guest address in it; `lo` as for `translate`. */
   offsetIn(index: number, lo: number): number {
-    return (lo & PAGE_MASK) + this.rows[index * ROW + BASE];
+    return (lo & PAGE_MASK) + this.rows[index].base;
   }
 
   /**

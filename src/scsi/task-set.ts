@@ -2,6 +2,7 @@ import { type Command, Waiting } from './command.ts';
 import { MAX_LUN_SLOTS } from './limits.ts';
 import type { LunState } from './lun-state.ts';
 import type { OpcodeRow } from './opcode-row.ts';
+import type { ScsiTask } from './task.ts';
 
 /**
  * The task set of one Lun: what it has, and who may run now.
@@ -18,7 +19,10 @@ const ORDERED = 1;
 const HEAD_OF_QUEUE = 2;
 
 export class TaskSet {
-  private readonly list: Command[] = [];
+  /** The first `count` places. Its length never shrinks: an array that shrinks and grows allocates. */
+  private readonly list: (Command | null)[] = [];
+  /** Commands it has. */
+  count = 0;
   private readonly queue: Command[] = [];
   private readonly state: LunState;
   private readonly start: (command: Command) => void;
@@ -39,30 +43,32 @@ export class TaskSet {
     if (this.slot < 0) throw new Error(`a disk is shared by ${MAX_LUN_SLOTS} controllers already: remove one first`);
   }
 
-  get count(): number {
-    return this.list.length;
-  }
-
   all(): Command[] {
-    return this.list.slice();
+    return this.list.slice(0, this.count) as Command[];
   }
 
   find(nexus: number, tagLo: number, tagHi: number): Command | undefined {
-    return this.list.find((c) => c.task.tagLo === tagLo && c.task.tagHi === tagHi && c.task.nexus === nexus);
+    // Tags are compared as bits: some hold them as signed words, others as unsigned ones.
+    const is = (task: ScsiTask) => ((task.tagLo ^ tagLo) | (task.tagHi ^ tagHi)) === 0 && task.nexus === nexus;
+    return this.all().find((c) => is(c.task));
   }
 
   ofNexus(nexus: number): Command[] {
-    return this.list.filter((c) => c.task.nexus === nexus);
+    return this.all().filter((c) => c.task.nexus === nexus);
   }
 
   add(command: Command): void {
-    command.place = this.list.length;
-    this.list.push(command);
+    const place = this.count++;
+    command.place = place;
+    if (place < this.list.length) this.list[place] = command;
+    else this.list.push(command);
   }
 
   /** The command has ended. */
   remove(command: Command): void {
-    const last = this.list.pop()!;
+    const end = --this.count;
+    const last = this.list[end]!;
+    this.list[end] = null;
     if (last !== command) {
       this.list[command.place] = last;
       last.place = command.place;
@@ -153,7 +159,7 @@ export class TaskSet {
     const row = command.row!;
     const ordered = command.task.attr === ORDERED;
     if (this.ordered !== null && command.task.attr !== HEAD_OF_QUEUE) return false;
-    if (ordered && this.list.length > this.queue.length) return false;
+    if (ordered && this.count > this.queue.length) return false;
     if (row.exclusive) {
       if (this.exclusive !== null || this.writers > 0 || !this.state.beginExclusive(this.slot)) return false;
       this.exclusive = command;

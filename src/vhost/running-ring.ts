@@ -5,11 +5,12 @@
  */
 import type { SgList } from '../memory/sg-list.ts';
 import type { EventLoop } from '../sys/event-loop.ts';
+import type { ChainFrame } from '../virtio/chain-reader.ts';
 import type { DeviceRing } from '../virtio/device-ring.ts';
 import { Coalescer, type CoalescingSettings } from './coalescing.ts';
 import type { ModelQueue } from './device-model.ts';
 import { PUBLISH_EVERY, REQUESTS_PER_PASS } from './limits.ts';
-import { MemoryTable, type MemoryTables } from './memory-table.ts';
+import type { MemoryTable, MemoryTables } from './memory-table.ts';
 import type { KickSource, Notifier } from './transport.ts';
 
 /** What it tells the session. */
@@ -32,8 +33,6 @@ export interface RunningRingOptions {
   readonly enabled: boolean;
 }
 
-const NO_TABLE = new MemoryTable([]);
-
 export class RunningRing {
   readonly index: number;
   readonly ring: DeviceRing;
@@ -50,7 +49,13 @@ export class RunningRing {
   private readonly loop: EventLoop;
   private readonly memory: MemoryTables;
   private readonly coalescer: Coalescer;
-  private readonly tableOf: MemoryTable[];
+  /** What requests are translated with now. The ring holds it for all of them at once. */
+  private table: MemoryTable;
+  /** Heads that `read` accepted and nobody completed. */
+  private readonly accepted: Uint8Array;
+  /** Of those, the ones that were translated with an older table, each of which holds its own. */
+  private readonly tableOf: (MemoryTable | null)[];
+  private older = 0;
   private queue!: ModelQueue;
   private unpublished = 0;
   private stopping = false;
@@ -67,7 +72,10 @@ export class RunningRing {
     this.kick = options.kick;
     this.call = options.call;
     this.enabled = options.enabled;
-    this.tableOf = new Array<MemoryTable>(options.ring.size).fill(NO_TABLE);
+    this.table = options.memory.current;
+    this.table.hold();
+    this.accepted = new Uint8Array(options.ring.size);
+    this.tableOf = new Array<MemoryTable | null>(options.ring.size).fill(null);
   }
 
   // For the session.
@@ -134,6 +142,23 @@ export class RunningRing {
   /** The session has seen `ringIdle` and is done with it. */
   ended(): void {
     this.queue.stopped();
+    this.table.drop();
+  }
+
+  /** The memory table may have changed: requests in flight keep the one they were translated with. */
+  memoryChanged(): void {
+    const before = this.table;
+    const { current } = this.memory;
+    if (current === before) return;
+    for (let head = 0; head < this.accepted.length; head++) {
+      if (this.accepted[head] === 0 || this.tableOf[head] !== null) continue;
+      this.tableOf[head] = before;
+      this.older++;
+      before.hold();
+    }
+    this.table = current;
+    current.hold();
+    before.drop();
   }
 
   private publish(): void {
@@ -165,10 +190,16 @@ export class RunningRing {
    * @returns false when the ring is broken now; the head is gone then. True: `complete` it once.
    */
   read(head: number, out: SgList, into: SgList): boolean {
-    if (!this.ring.readChain(head, out, into)) return false;
-    const table = this.memory.current;
-    table.hold();
-    this.tableOf[head] = table;
+    return this.ring.readChain(head, out, into) && this.accept(head);
+  }
+
+  /** As `read`, for chains with a header in front. */
+  readFrame(head: number, frame: ChainFrame): boolean {
+    return this.ring.readFrame(head, frame) && this.accept(head);
+  }
+
+  private accept(head: number): true {
+    this.accepted[head] = 1;
     this.outstanding++;
     return true;
   }
@@ -199,7 +230,7 @@ export class RunningRing {
    */
   private wentAstray(head: number): boolean {
     if (this.dead || this.stopping) return false;
-    return this.ring.away || !this.memory.current.mapsLike(this.tableOf[head]);
+    return this.ring.away || !this.memory.current.mapsLike(this.tableOf[head] ?? this.table);
   }
 
   /** The chain of a head that `read` accepted makes no sense: the ring is broken, the head is not answered. */
@@ -211,9 +242,16 @@ export class RunningRing {
   }
 
   private release(head: number): void {
-    const table = this.tableOf[head];
-    this.tableOf[head] = NO_TABLE;
+    this.accepted[head] = 0;
     this.outstanding--;
+    if (this.older > 0) this.releaseOlder(head);
+  }
+
+  private releaseOlder(head: number): void {
+    const table = this.tableOf[head];
+    if (table === null) return;
+    this.tableOf[head] = null;
+    this.older--;
     table.drop();
   }
 }

@@ -4,8 +4,8 @@
  * guest's size cost a bounded amount of memory.
  */
 import { Memory } from '../memory/memory.ts';
-import { SgList } from '../memory/sg-list.ts';
 import { ScsiTask, type TaskOwner } from '../scsi/task.ts';
+import { ChainFrame } from '../virtio/chain-reader.ts';
 import { MAX_IN_FLIGHT } from './limits.ts';
 import type { TargetEntry } from './scsi-controller.ts';
 import { REQUEST, RESPONSE } from './scsi-wire.ts';
@@ -27,8 +27,8 @@ export class RequestSlot extends ScsiTask {
   readonly header: Memory;
   home: RequestHome | null = null;
   head = 0;
-  /** Where the response goes: in as many pieces as it has bytes, if the driver likes. */
-  readonly place = new SgList(2, RESPONSE.size);
+  /** The chain: `dataOut`, `dataIn`, and the two headers, in as many pieces as they have bytes, if the driver likes. */
+  readonly frame = new ChainFrame(this.dataOut, this.dataIn, REQUEST.size, RESPONSE.size);
   /** The target that has the task; null when none has. */
   entry: TargetEntry | null = null;
 
@@ -76,12 +76,7 @@ export class RequestPool implements TaskOwner {
 
   /** Free slots name memory that may go: let them forget it. Control path. */
   forget(): void {
-    for (let i = 0; i < this.height; i++) {
-      const { dataOut, dataIn, place } = this.free[i];
-      dataOut.forget();
-      dataIn.forget();
-      place.forget();
-    }
+    for (let i = 0; i < this.height; i++) this.free[i].frame.forget();
   }
 
   /** Slots whose task a target has. Control path. */

@@ -5,22 +5,50 @@
  * holds a slot of the session's pool from here to its response.
  */
 import { Memory } from '../memory/memory.ts';
+import type { SgList } from '../memory/sg-list.ts';
 import type { ModelQueue } from './device-model.ts';
 import type { RunningRing } from './running-ring.ts';
 import type { ScsiController } from './scsi-controller.ts';
 import type { RequestHome, RequestPool, RequestSlot } from './scsi-request-pool.ts';
 import { flatLun, MAX_TARGETS, REQUEST, RESPONSE, RESPONSE_OF_TASK, VIRTIO_SCSI_S } from './scsi-wire.ts';
-import { cutFront } from './sg-split.ts';
+import { settleFront } from './sg-split.ts';
 
-const LUN = REQUEST.fields.lun[0];
+// Word indexes. The LUN's four bytes that count are one word; so are status_qualifier, status and response.
+const LUN = REQUEST.fields.lun[0] >> 2;
 const TAG = REQUEST.fields.id[0] >> 2;
-const ATTR = REQUEST.fields.task_attr[0];
+const ATTR = REQUEST.fields.task_attr[0] >> 2;
 const SENSE_LEN = RESPONSE.fields.sense_len[0] >> 2;
 const RESIDUAL = RESPONSE.fields.residual[0] >> 2;
-const QUALIFIER = RESPONSE.fields.status_qualifier[0] >> 1;
-const STATUS = RESPONSE.fields.status[0];
-const RESPONSE_CODE = RESPONSE.fields.response[0];
+const STATUS_WORD = RESPONSE.fields.status_qualifier[0] >> 2;
 const SENSE = RESPONSE.fields.sense[0];
+/** The header in whole words: 51 bytes are 13. */
+const HEADER_WORDS = 13;
+if (HEADER_WORDS !== Math.ceil(REQUEST.size / 4)) throw new Error('scsi-request-queue: the header layout has changed');
+
+/**
+ * Copy a header that lies aligned and in one piece, each word once. The last word has a byte behind the header, which
+ * nobody looks at. @returns false when it does not lie so
+ */
+function copyHeader(from: SgList, to: Uint32Array): boolean {
+  const at = from.offset[0];
+  const words = from.memory[0].u32;
+  const w = at >> 2;
+  if ((at & 3) !== 0 || from.length[0] < REQUEST.size || w + HEADER_WORDS > words.length) return false;
+  to[0] = words[w];
+  to[1] = words[w + 1];
+  to[2] = words[w + 2];
+  to[3] = words[w + 3];
+  to[4] = words[w + 4];
+  to[5] = words[w + 5];
+  to[6] = words[w + 6];
+  to[7] = words[w + 7];
+  to[8] = words[w + 8];
+  to[9] = words[w + 9];
+  to[10] = words[w + 10];
+  to[11] = words[w + 11];
+  to[12] = words[w + 12];
+  return true;
+}
 
 /** Scratch of this thread: a response between compose and copy. */
 const answer = new Memory(new ArrayBuffer(112));
@@ -62,29 +90,28 @@ export class RequestQueue implements ModelQueue, RequestHome {
   private take(head: number): void {
     const ring = this.ring;
     const slot = this.pool.take();
-    const { dataOut, dataIn, place, header } = slot;
+    const { frame, dataOut, dataIn } = slot;
     slot.home = this;
     slot.head = head;
-    if (!ring.read(head, dataOut, dataIn)) {
+    if (!ring.readFrame(head, frame)) {
       this.pool.give(slot);
       return;
     }
     this.requests++;
-    if (dataOut.gather(0, header, 0, REQUEST.size) < REQUEST.size) {
+    if (!settleFront(frame.request, dataOut, REQUEST.size)) {
       this.drop(slot, `${dataOut.bytes} readable bytes, a request header has ${REQUEST.size}`);
       return;
     }
-    if (dataIn.bytes < RESPONSE.size) {
+    if (!settleFront(frame.response, dataIn, RESPONSE.size)) {
       this.drop(slot, `${dataIn.bytes} writable bytes, a response has ${RESPONSE.size}`);
       return;
     }
-    cutFront(dataOut, REQUEST.size, null);
-    place.reset();
-    cutFront(dataIn, RESPONSE.size, place);
+    const header = slot.header.u32;
+    if (!copyHeader(frame.request, header)) frame.request.gather(0, slot.header, 0, REQUEST.size);
 
-    const bytes = header.u8;
-    const target = bytes[LUN + 1];
-    const entry = bytes[LUN] === 1 && target < MAX_TARGETS ? this.controller.entries[target] : null;
+    const lun = header[LUN];
+    const target = (lun >>> 8) & 0xff;
+    const entry = (lun & 0xff) === 1 && target < MAX_TARGETS ? this.controller.entries[target] : null;
     if (entry === null) {
       this.badTargets++;
       this.refuse(slot, VIRTIO_SCSI_S.BAD_TARGET);
@@ -94,10 +121,11 @@ export class RequestQueue implements ModelQueue, RequestHome {
       this.refuse(slot, VIRTIO_SCSI_S.FAILURE); // INOUT was not offered
       return;
     }
-    slot.lun = flatLun(bytes[LUN + 2], bytes[LUN + 3]);
-    slot.tagLo = header.u32[TAG];
-    slot.tagHi = header.u32[TAG + 1];
-    slot.attr = bytes[ATTR] & 3;
+    slot.lun = flatLun((lun >>> 16) & 0xff, lun >>> 24);
+    // As signed words: a tag is a kernel address in many drivers, whose upper half would become a heap number.
+    slot.tagLo = header[TAG] | 0;
+    slot.tagHi = header[TAG + 1] | 0;
+    slot.attr = header[ATTR] & 3;
     slot.nexus = this.nexus;
     slot.entry = entry;
     entry.outstanding++;
@@ -113,35 +141,47 @@ export class RequestQueue implements ModelQueue, RequestHome {
   finish(slot: RequestSlot): void {
     const entry = slot.entry;
     if (entry === null) return;
-    const senseLength = slot.senseLength;
-    const { u8, u32 } = answer;
-    u32[SENSE_LEN] = senseLength;
-    u32[RESIDUAL] = slot.dataOut.bytes + slot.dataIn.bytes - slot.transferred; // of one direction: the other is empty
-    answer.u16[QUALIFIER] = 0;
-    u8[STATUS] = slot.status;
-    u8[RESPONSE_CODE] = RESPONSE_OF_TASK[slot.response];
-    const sense = slot.sense;
-    for (let i = 0; i < senseLength; i++) u8[SENSE + i] = sense[i];
-    this.send(slot, SENSE + senseLength, slot.dataIn.bytes > 0 ? slot.transferred : 0);
+    const dataIn = slot.dataIn.bytes;
+    const residual = slot.dataOut.bytes + dataIn - slot.transferred; // of one direction: the other is empty
+    const data = dataIn > 0 ? slot.transferred : 0;
+    this.send(slot, slot.senseLength, residual, (RESPONSE_OF_TASK[slot.response] << 24) | (slot.status << 16), data);
     entry.release();
   }
 
   /** Answer without a target. */
   private refuse(slot: RequestSlot, code: number): void {
-    answer.u32[SENSE_LEN] = 0;
-    answer.u32[RESIDUAL] = slot.dataOut.bytes + slot.dataIn.bytes;
-    answer.u16[QUALIFIER] = 0;
-    answer.u8[STATUS] = 0;
-    answer.u8[RESPONSE_CODE] = code;
-    this.send(slot, SENSE, 0);
+    this.send(slot, 0, slot.dataOut.bytes + slot.dataIn.bytes, code << 24, 0);
   }
 
-  /** @param bytes of `answer` that mean something; a driver reads no more @param data bytes of data-in written */
-  private send(slot: RequestSlot, bytes: number, data: number): void {
+  /**
+   * @param word status_qualifier (0), status and response
+   * @param data bytes of data-in written
+   */
+  private send(slot: RequestSlot, senseLength: number, residual: number, word: number, data: number): void {
     const ring = this.ring;
-    if (!ring.abandoned) slot.place.scatter(0, answer, 0, bytes);
+    const { response } = slot.frame;
+    if (!ring.abandoned) {
+      const at = response.offset[0];
+      if ((at & 3) === 0 && response.length[0] >= SENSE) {
+        const words = response.memory[0].u32;
+        words[(at >> 2) + SENSE_LEN] = senseLength;
+        words[(at >> 2) + RESIDUAL] = residual;
+        words[(at >> 2) + STATUS_WORD] = word;
+      } else {
+        answer.u32[SENSE_LEN] = senseLength;
+        answer.u32[RESIDUAL] = residual;
+        answer.u32[STATUS_WORD] = word;
+        response.scatter(0, answer, 0, SENSE);
+      }
+      if (senseLength > 0) this.sendSense(slot, senseLength);
+    }
     this.pool.give(slot);
     ring.complete(slot.head, RESPONSE.size + data);
+  }
+
+  private sendSense(slot: RequestSlot, bytes: number): void {
+    for (let i = 0; i < bytes; i++) answer.u8[SENSE + i] = slot.sense[i];
+    slot.frame.response.scatter(SENSE, answer, SENSE, bytes);
   }
 
   arm(): boolean {

@@ -310,6 +310,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
 
   /** A running vring's addresses or memory changed. */
   replaceRing(vring: Vring, running: RunningRing, table = this.memory.current): void {
+    running.memoryChanged();
     const place = vring.place(table);
     if (typeof place === 'string') running.ring.broken ??= place;
     else running.ring.replaceMemory(place, table.guest);

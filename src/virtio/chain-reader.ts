@@ -37,6 +37,53 @@ const MAX_CHAIN_BYTES = 0x1_0000_0000;
 const tableCopy = new Memory(new ArrayBuffer(MAX_TABLE_BYTES));
 const tableParts = new SgList(4, 64);
 
+/**
+ * Where the parts of a chain go. Protocols whose chains begin with a request header, and whose writable half begins
+ * with a response, name the two lengths: a first descriptor of just that length, as every driver makes it, goes to a list
+ * of its own, and nothing has to be cut off the data afterwards. Any other cut leaves `request` or `response` empty and
+ * the header at the front of `out` or `into`.
+ */
+export class ChainFrame {
+  /** Device-readable and device-writable buffers. */
+  out: SgList;
+  into: SgList;
+  /** At most one descriptor each. */
+  readonly request: SgList;
+  readonly response: SgList;
+  readonly requestBytes: number;
+  readonly responseBytes: number;
+
+  /** @param requestBytes length of the header, -1 for none @param responseBytes likewise */
+  constructor(out: SgList, into: SgList, requestBytes = -1, responseBytes = -1) {
+    this.out = out;
+    this.into = into;
+    this.request = new SgList(1, Math.max(1, requestBytes));
+    this.response = new SgList(1, Math.max(1, responseBytes));
+    this.requestBytes = requestBytes;
+    this.responseBytes = responseBytes;
+  }
+
+  reset(): void {
+    this.out.reset();
+    this.into.reset();
+    this.request.reset();
+    this.response.reset();
+  }
+
+  /** As SgList.forget. */
+  forget(): void {
+    this.out.forget();
+    this.into.forget();
+    this.request.forget();
+    this.response.forget();
+  }
+
+  /** Bytes of the whole chain. */
+  get bytes(): number {
+    return this.out.bytes + this.into.bytes + this.request.bytes + this.response.bytes;
+  }
+}
+
 export class ChainReader {
   guest: GuestMemory;
   /** Why the last `read` returned false. */
@@ -55,19 +102,18 @@ export class ChainReader {
   /**
    * Read the chain that starts at `head` (checked by the caller).
    * @param desc view with the descriptor table, `descAt` its first word, `size` its entries
-   * @param out gets the device-readable buffers; is reset first
-   * @param into gets the device-writable buffers; is reset first
+   * @param frame gets the buffers; is reset first
    * @returns false when the chain is wrong; `error` says why, with the descriptor's values.
    */
-  read(desc: Uint32Array, descAt: number, size: number, head: number, out: SgList, into: SgList): boolean {
-    out.reset();
-    into.reset();
+  read(desc: Uint32Array, descAt: number, size: number, head: number, frame: ChainFrame): boolean {
+    frame.reset();
     const guest = this.guest;
     let table = desc;
     let base = descAt;
     let entries = size;
     let left = size; // descriptors the chain may still have in this table: a loop ends here
     let inTable = false;
+    let reading = false; // a readable one was seen, a writable one
     let writing = false;
     let i = head;
     for (;;) {
@@ -88,11 +134,16 @@ export class ChainReader {
         i = 0;
         continue;
       }
-      let list = out;
+      let list: SgList;
       if ((word & VIRTQ_DESC_F_WRITE) !== 0) {
-        list = into;
+        const first = !writing;
         writing = true;
-      } else if (writing) {
+        list = first && len === frame.responseBytes ? frame.response : frame.into;
+      } else if (!writing) {
+        const first = !reading;
+        reading = true;
+        list = first && len === frame.requestBytes ? frame.request : frame.out;
+      } else {
         return this.fail(i, inTable, lo, hi, len, word, 'is readable after a writable one (§2.7.4.2)');
       }
       // A buffer of no bytes says nothing and harms nobody: some drivers leave them in, so they are skipped.
@@ -108,8 +159,8 @@ export class ChainReader {
         return this.fail(i, inTable, lo, hi, len, word, `is number ${entries} of the chain and goes on: a loop`);
       i = next;
     }
-    if (out.bytes + into.bytes > MAX_CHAIN_BYTES) {
-      this.error = `the chain has ${out.bytes + into.bytes} bytes, more than 2^32 (§2.7.5.2)`;
+    if (frame.bytes > MAX_CHAIN_BYTES) {
+      this.error = `the chain has ${frame.bytes} bytes, more than 2^32 (§2.7.5.2)`;
       return false;
     }
     return true;

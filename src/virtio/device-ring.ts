@@ -1,6 +1,6 @@
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { SgList } from '../memory/sg-list.ts';
-import { ChainReader } from './chain-reader.ts';
+import { ChainFrame, ChainReader } from './chain-reader.ts';
 import { VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY } from './features.ts';
 import type { InflightLog } from './inflight-log.ts';
 import { availEventOffset, usedEventOffset, VIRTQ_AVAIL, VIRTQ_USED } from './layout.ts';
@@ -71,6 +71,8 @@ export class DeviceRing {
 
   private place!: RingPlace;
   private readonly reader: ChainReader;
+  /** Frame of `readChain`. */
+  private plain: ChainFrame | null = null;
   private desc32!: Uint32Array;
   private avail16!: Uint16Array;
   private used16!: Uint16Array;
@@ -275,10 +277,17 @@ export class DeviceRing {
    * away meanwhile (`jumpIsIdle`): the head comes again.
    */
   readChain(head: number, out: SgList, into: SgList): boolean {
-    const read = this.reader.read(this.desc32, this.descAt, this.size, head, out, into);
+    this.plain ??= new ChainFrame(out, into);
+    this.plain.out = out;
+    this.plain.into = into;
+    return this.readFrame(head, this.plain);
+  }
+
+  /** As {@link readChain}, for chains with a header in front. */
+  readFrame(head: number, frame: ChainFrame): boolean {
+    const read = this.reader.read(this.desc32, this.descAt, this.size, head, frame);
     if (this.jumpIsIdle && this.away) {
-      out.reset();
-      into.reset();
+      frame.reset();
       this.idleJumps++;
       this.again(head);
       return false;
@@ -287,8 +296,7 @@ export class DeviceRing {
       this.chains++;
       return true;
     }
-    out.reset();
-    into.reset();
+    frame.reset();
     this.drop(head); // nothing was started for it
     this.fail(`head ${head}: ${this.reader.error}`);
     return false;
