@@ -77,6 +77,7 @@ class AptState {
       'APT::Architecture': 'amd64',
       'APT::Architectures': 'amd64',
       'Acquire::Languages': 'none',
+      'Acquire::GzipIndexes': 'true',
       'Acquire::Retries': '3',
       // Locks of ours are held outside apt.
       'Debug::NoLocking': 'true',

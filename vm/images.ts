@@ -4,7 +4,7 @@
  * kernel unpacks over the first.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { FileTree } from './cpio.ts';
 import { addModules } from './kernel-modules.ts';
@@ -85,6 +85,16 @@ function addDiskTools(tree: FileTree, root: string): void {
   if (existsSync(configuration)) tree.file('etc/mke2fs.conf', readFileSync(configuration));
 }
 
+/** Archives of recipes that changed since would pile up; a day without a change keeps those in use by anyone else. */
+function forgetOld(): void {
+  const folder = cachePath('images', '.');
+  for (const name of readdirSync(folder)) {
+    const path = join(folder, name);
+    const day = 24 * 3600_000;
+    if (name.endsWith('.cpio') && Date.now() - statSync(path).mtimeMs > day) rmSync(path);
+  }
+}
+
 /** Builds once for a recipe: the bytes of this folder's files, the packages and `extra`. */
 async function cached(name: string, extra: unknown, build: () => Promise<FileTree>): Promise<string> {
   const hash = createHash('sha256').update(JSON.stringify(extra));
@@ -104,6 +114,7 @@ async function cached(name: string, extra: unknown, build: () => Promise<FileTre
   await exclusively(`image-${name}`, async () => {
     if (existsSync(path)) return;
     progress(`building the ${name} image`);
+    forgetOld();
     const tree = await build();
     writeFileSync(`${path}.new`, tree.toCpio());
     renameSync(`${path}.new`, path);
