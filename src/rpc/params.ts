@@ -1,6 +1,7 @@
 import type { z } from 'zod';
 import { RpcCode, RpcError } from './errors.ts';
 import type { Method } from './method.ts';
+import { dropNeutral } from './spdk-params.ts';
 import { nearest } from './suggest.ts';
 
 /**
@@ -18,12 +19,12 @@ export function parseParams(method: Method, name: string, raw: unknown): unknown
   }
   // rpc.py of some versions sends null for what was not given.
   const present = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null));
-  const parsed = method.params.safeParse(present);
-  if (parsed.success) return parsed.data;
-  throw invalid(
-    name,
-    parsed.error.issues.flatMap((issue) => sentences(issue, present, Object.keys(method.params.shape))),
-  );
+  const known = Object.keys(method.params.shape);
+  const { rest, refused } = dropNeutral(present, known);
+  const parsed = method.params.safeParse(rest);
+  if (parsed.success && refused.length === 0) return parsed.data;
+  const mistakes = parsed.success ? [] : parsed.error.issues.flatMap((issue) => sentences(issue, rest, known));
+  throw invalid(name, [...refused, ...mistakes]);
 }
 
 function invalid(name: string, what: string[]): RpcError {

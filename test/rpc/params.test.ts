@@ -38,6 +38,12 @@ const good = { name: 'n', num_blocks: 8 };
 
 const cases: [params: unknown, message: string][] = [
   [good, 'accepted'],
+  // What SPDK's script sends of its own accord.
+  [{ ...good, md_interleave: false, dif_is_head_of_md: false, md_size: 0, nowait: false }, 'accepted'],
+  [
+    { ...good, md_size: 8 },
+    'Invalid parameters: example: "md_size" asks for metadata beside the blocks, which is not supported: leave it out',
+  ],
   [{ ...good, kind: null }, 'accepted'], // null is what some clients send for "not given"
   [{ name: 'n' }, 'Invalid parameters: example: "num_blocks" is missing: expected a number'],
   [
