@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { doctorCommand } from './commands/doctor.ts';
+import { relayCommand } from './commands/relay.ts';
 import { rpcCommand } from './commands/rpc.ts';
 import { addServeOptions } from './commands/serve.ts';
 import { setupCommand } from './commands/setup.ts';
@@ -35,6 +36,7 @@ DEBUG=vvu:* logs every layer; DEBUG=vvu:vhost,vvu:rpc only those.`,
     );
   addServeOptions(program, version);
   program.addCommand(rpcCommand());
+  program.addCommand(relayCommand());
   program.addCommand(setupCommand());
   program.addCommand(doctorCommand());
   return program;

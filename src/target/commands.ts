@@ -9,6 +9,7 @@ export interface OpenController {
   name: string;
   /** Path of the socket, or address of the vvu device. */
   place: string;
+  transport: 'unix' | 'vvu';
   /** Relative target port identifier: tells the controllers of one disk apart. */
   port: number;
 }

@@ -7,11 +7,13 @@ import type { EventLoop } from '../sys/event-loop.ts';
 import { ScsiController } from '../vhost/scsi-controller.ts';
 import { ScsiModel } from '../vhost/scsi-model.ts';
 import { VhostServer } from '../vhost/server.ts';
+import { openPciDevice } from '../vvu/driver/pci-device.ts';
+import { VvuPort } from '../vvu/driver/vvu-port.ts';
 import type { AddTarget, InflightRequest, OpenController } from './commands.ts';
 import { isErrnoName, TargetError } from './errors.ts';
 import type { OpenDisk, ReactorChannels } from './reactor-channels.ts';
 
-/** A vhost-user-scsi controller on its reactor: a socket, its front ends, and up to 8 targets with one LUN each. */
+/** A vhost-user-scsi controller on its reactor: a socket or vvu device, its front ends, and up to 8 targets with one LUN each. */
 
 export interface ReactorParts {
   readonly loop: EventLoop;
@@ -33,7 +35,7 @@ export class ReactorController {
   private readonly scsi: ScsiController;
   /** Targets in service. */
   private readonly places = new Map<number, Place>();
-  private server: VhostServer | undefined;
+  private server: VhostServer | VvuPort | undefined;
 
   constructor(options: OpenController, parts: ReactorParts) {
     this.name = options.name;
@@ -58,7 +60,16 @@ export class ReactorController {
     }
   }
 
-  private listen(): VhostServer {
+  private listen(): VhostServer | VvuPort {
+    if (this.options.transport === 'vvu') {
+      const { loop } = this.parts;
+      return new VvuPort({
+        loop,
+        access: openPciDevice(this.options.place, loop),
+        model: () => new ScsiModel(this.scsi),
+        memoryListener: this.parts.channels,
+      });
+    }
     return new VhostServer({
       loop: this.parts.loop,
       path: this.options.place,

@@ -26,6 +26,8 @@ const NO_LIMITS: RateLimits = { rw_ios_per_sec: 0, rw_mbytes_per_sec: 0, r_mbyte
 export interface TargetOptions {
   /** Directory of the controllers' sockets. */
   directory?: string;
+  /** PCI address of a vvu device: front ends come through it, to the one controller there can be. */
+  vvu?: string | undefined;
   /** CPUs of the reactors, as 0x3 or [0,1]. Default: the first CPU that this process may use. */
   mask?: string | undefined;
   /** Run the one reactor on this thread. */
@@ -46,6 +48,7 @@ export class Target {
   readonly bdevs = new BdevRegistry();
   readonly logs: LogSwitch;
   private readonly directory: string;
+  private readonly vvu: string | undefined;
   private readonly reactors: readonly Reactor[];
   private readonly byName = new Map<string, Controller>();
   /** Memory of each disk's LunState, made at its first LUN. */
@@ -56,6 +59,7 @@ export class Target {
 
   private constructor(options: TargetOptions, reactors: readonly Reactor[]) {
     this.directory = resolve(options.directory ?? '.');
+    this.vvu = options.vvu;
     this.reactors = reactors;
     this.logs = new LogSwitch(async (namespaces) => {
       await this.everywhere('setLogs', { namespaces });
@@ -159,10 +163,17 @@ export class Target {
     if (this.byName.has(name)) {
       throw new TargetError('EEXIST', `controller ${name} exists already; remove it first or choose another name`);
     }
+    if (this.vvu !== undefined && this.byName.size > 0) {
+      const other = [...this.byName.keys()][0];
+      throw new TargetError(
+        'EBUSY',
+        `the vvu device ${this.vvu} serves controller ${other} already; start a target for each device`,
+      );
+    }
     const candidates = this.reactorsFor(cpumask);
     const controller = new Controller(
       name,
-      join(this.directory, name),
+      this.vvu ?? join(this.directory, name),
       this.leastLoaded(candidates),
       cpumask,
       candidates.map((r) => r.cpu),
@@ -170,7 +181,9 @@ export class Target {
     );
     this.byName.set(name, controller);
     try {
-      await controller.reactor.call('openController', { name, place: controller.place, port: controller.port });
+      const { place, port } = controller;
+      const transport = this.vvu === undefined ? 'unix' : 'vvu';
+      await controller.reactor.call('openController', { name, place, port, transport });
       if (delay) return;
       if (this.held !== undefined) this.held.push(controller);
       else await this.listen(controller);

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
+import { parseBdf, requireBdf } from '../../pci/bdf.ts';
 import { Service } from '../../rpc/service.ts';
 import { notifySystemd } from '../../sys/systemd.ts';
 import { OperatorError } from '../operator-error.ts';
@@ -34,7 +35,7 @@ export function addServeOptions(command: Command, version: string): void {
       "directory of the controllers' sockets; with -T vvu the PCI address of the device",
       '.',
     )
-    .option('-T, --transport <name>', 'how front ends reach us: unix', 'unix')
+    .option('-T, --transport <name>', 'how front ends reach us: unix or vvu', 'unix')
     .option('-m, --mask <cpus>', 'a reactor on each of these CPUs: 0x3 or [0,1] (default: one, on the first CPU)')
     .option('-r, --rpc-socket <path>', 'RPC socket', DEFAULT_RPC_SOCKET)
     .option('-c, --config <file>', 'configuration to load (from save_config)')
@@ -71,7 +72,8 @@ async function serve(options: ServeOptions, disks: readonly QuickDisk[], version
   }
   const service = await Service.start({
     version,
-    directory: options.socket,
+    directory: options.transport === 'vvu' ? '.' : options.socket,
+    vvu: options.transport === 'vvu' ? requireBdf(options.socket) : undefined,
     rpcSocket: resolve(options.rpcSocket),
     mask: options.mask,
     singleThread: options.singleThread,
@@ -87,16 +89,22 @@ async function serve(options: ServeOptions, disks: readonly QuickDisk[], version
     },
   });
   stop = (reason) => void shutDown(service, reason);
-  console.log(`vvu-target ${version}: RPC at ${resolve(options.rpcSocket)}, controllers in ${resolve(options.socket)}`);
-  if (disks.length > 0) announce(join(resolve(options.socket), QUICK_CONTROLLER), disks);
+  const where =
+    options.transport === 'vvu' ? `vvu device ${options.socket}` : `controllers in ${resolve(options.socket)}`;
+  console.log(`vvu-target ${version}: RPC at ${resolve(options.rpcSocket)}, ${where}`);
+  if (disks.length > 0 && options.transport === 'unix')
+    announce(join(resolve(options.socket), QUICK_CONTROLLER), disks);
   notifySystemd('READY=1');
 }
 
 function check(options: ServeOptions, disks: readonly QuickDisk[]): void {
-  if (options.transport !== 'unix') {
-    throw new OperatorError(`-T ${options.transport}: no such transport; expected unix`);
+  if (options.transport !== 'unix' && options.transport !== 'vvu') {
+    throw new OperatorError(`-T ${options.transport}: no such transport; expected unix or vvu`);
   }
-  if (!existsSync(options.socket)) {
+  if (options.transport === 'vvu' && parseBdf(options.socket) === undefined) {
+    throw new OperatorError(`-T vvu needs the device's PCI address, as in -S 0000:00:07.0; got -S ${options.socket}`);
+  }
+  if (options.transport === 'unix' && !existsSync(options.socket)) {
     throw new OperatorError(`-S ${options.socket}: there is no such directory; make it or name another one`);
   }
   if (disks.length > QUICK_DISKS)

@@ -1,11 +1,10 @@
-import type { MemoryListener } from '../../bdev/bdev.ts';
 import type { EventLoop, Poller, Watch } from '../../sys/event-loop.ts';
 import { EventFd } from '../../sys/eventfd.ts';
 import { logger } from '../../sys/log.ts';
 import type { DeviceModel } from '../../vhost/device-model.ts';
 import { HEADER_BYTES, headerError, type MemoryRegion } from '../../vhost/messages.ts';
 import type { SessionEnd } from '../../vhost/server.ts';
-import { Session } from '../../vhost/session.ts';
+import { Session, type SessionOptions } from '../../vhost/session.ts';
 import type { KickSource, Notifier, RegionMapping } from '../../vhost/transport.ts';
 import { VvuDevice } from './device.ts';
 import type { DeviceAccess } from './device-access.ts';
@@ -30,7 +29,7 @@ export interface VvuPortOptions {
   readonly access: DeviceAccess;
   /** The device of one session. */
   readonly model: () => DeviceModel;
-  readonly memoryListener?: MemoryListener;
+  readonly memoryListener?: SessionOptions['memoryListener'];
   /** Take the device for this layout. */
   readonly layout?: LayoutName | undefined;
   /** Look all the time, use no interrupts. */

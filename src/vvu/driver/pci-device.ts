@@ -1,0 +1,99 @@
+import type { Memory } from '../../memory/memory.ts';
+import type { AccessMode, PciAccess } from '../../pci/access.ts';
+import type { ControlLoop } from '../../pci/control-loop.ts';
+import { PciHost } from '../../pci/host.ts';
+import type { DeviceAccess, MemoryPart, Registers } from './device-access.ts';
+
+/**
+ * A real PCI function for the vvu driver. It belongs to the reactor that runs the controller, with DMA memory of its own: the vvu
+ * device reaches memory by physical addresses whatever the machine's IOMMU does for others.
+ */
+
+/** Typed arrays: an element store is one access of that width. */
+function memoryRegisters(memory: Memory): Registers {
+  const { u8, u16, u32 } = memory;
+  return {
+    read8: (at) => u8[at],
+    read16: (at) => u16[at >> 1],
+    read32: (at) => u32[at >> 2],
+    write8: (at, value) => {
+      u8[at] = value;
+    },
+    write16: (at, value) => {
+      u16[at >> 1] = value;
+    },
+    write32: (at, value) => {
+      u32[at >> 2] = value;
+    },
+  };
+}
+
+class PciDevice implements DeviceAccess {
+  private readonly host: PciHost;
+  private readonly pci: PciAccess;
+
+  constructor(host: PciHost, pci: PciAccess) {
+    this.host = host;
+    this.pci = pci;
+  }
+
+  get bdf(): string {
+    return this.pci.bdf;
+  }
+
+  get config() {
+    return this.pci.config;
+  }
+
+  get capabilities() {
+    return this.pci.capabilities;
+  }
+
+  get dma() {
+    return this.host.dma;
+  }
+
+  get vectors(): number {
+    return this.pci.msixVectors;
+  }
+
+  barSize(bar: number): number {
+    try {
+      return this.pci.bar(bar).size;
+    } catch {
+      return 0; // none of this number, or not memory
+    }
+  }
+
+  registers(bar: number, offset: number, bytes: number): Registers {
+    return memoryRegisters(this.pci.bar(bar).map(offset, bytes).memoryAt(0, bytes));
+  }
+
+  memory(bar: number, offset: number, bytes: number): MemoryPart {
+    return this.pci.bar(bar).map(offset, bytes);
+  }
+
+  connectInterrupts(fds: readonly number[]): void {
+    this.pci.connectMsix(fds);
+  }
+
+  setBusMaster(on: boolean): void {
+    this.pci.setBusMaster(on);
+  }
+
+  close(): void {
+    this.host.release(this.pci);
+    this.host.close();
+  }
+}
+
+/** @throws Error that says what stands in the way, and the next step */
+export function openPciDevice(address: string, loop: ControlLoop, mode?: AccessMode): DeviceAccess {
+  const host = new PciHost(loop);
+  try {
+    return new PciDevice(host, host.open(address, mode));
+  } catch (error) {
+    host.close();
+    throw error;
+  }
+}
