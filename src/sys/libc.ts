@@ -172,6 +172,19 @@ export const sendto = bind<
   (fd: number, data: Bytes, count: number, flags: number, address: Bytes, length: number) => number
 >('int64_t sendto(int fd, void *data, size_t count, int flags, void *address, unsigned int length)');
 
+// Signals to threads
+export const gettid = bind<() => number>('int gettid()');
+export const tgkill = bind<(pid: number, tid: number, signal: number) => number>(
+  'int tgkill(int pid, int tid, int signal)',
+);
+export const sigaction = bind<(signal: number, act: Bytes, old: Bytes | null) => number>(
+  'int sigaction(int signal, const void *act, void *old)',
+);
+/** Address of a function of the C library, for structures that hold one. */
+export function functionAddress(name: string): number {
+  return Number(lib.symbol(name));
+}
+
 // Process and threads
 export const sched_setaffinity = bind<(pid: number, size: number, mask: Bytes) => number>(
   'int sched_setaffinity(int pid, size_t size, void *mask)',

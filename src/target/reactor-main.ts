@@ -3,8 +3,9 @@ import { pinThread } from '../sys/affinity.ts';
 import { EventLoop } from '../sys/event-loop.ts';
 import { EventFd } from '../sys/eventfd.ts';
 import { Fd } from '../sys/fd.ts';
+import { guarded } from '../sys/stall-guard.ts';
 import { Mailbox } from './mailbox.ts';
-import { loopOptions, type ReactorData } from './reactor.ts';
+import { loopOptions, type ReactorData, type ReadyMessage } from './reactor.ts';
 import { ReactorCore } from './reactor-core.ts';
 
 /** Entry of a reactor's worker thread: pin, loop, commands. What throws out of here ends the target. */
@@ -22,6 +23,6 @@ new Mailbox(port, EventFd.adopt(Fd.take(bell)), loop, (name, params, done) => {
     if (name === 'shutdown' && !error) loop.stop();
   });
 });
-port.postMessage('ready');
+port.postMessage({ ready: guarded() } satisfies ReadyMessage);
 await loop.run();
 loop.close();

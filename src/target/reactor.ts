@@ -1,5 +1,6 @@
 import { EventLoop } from '../sys/event-loop.ts';
 import { EventFd } from '../sys/eventfd.ts';
+import { type Guarded, guardThread } from '../sys/stall-guard.ts';
 import { startWorker } from '../sys/worker.ts';
 import type { AnswerMessage, CommandName, CommandParams, CommandResult } from './commands.ts';
 import { Caller, plainError, revive } from './mailbox.ts';
@@ -32,6 +33,11 @@ export interface ReactorData {
   options: ReactorOptions;
 }
 
+/** The thread runs, and this is how to guard it. */
+export interface ReadyMessage {
+  ready: Guarded;
+}
+
 /** A reactor on a thread of its own, pinned to its CPU. */
 export class WorkerReactor implements Reactor {
   readonly cpu: number;
@@ -50,12 +56,16 @@ export class WorkerReactor implements Reactor {
     worker.on('error', (error) => {
       failure = error as Error;
     });
-    worker.on('message', (message: AnswerMessage | 'ready') => {
-      if (message === 'ready') ready();
-      else this.caller.answered(message);
+    let endGuard = () => {};
+    worker.on('message', (message: AnswerMessage | ReadyMessage) => {
+      if ('ready' in message) {
+        endGuard = guardThread(message.ready);
+        ready();
+      } else this.caller.answered(message);
     });
     this.ended = new Promise((resolve) => {
       worker.on('exit', (code) => {
+        endGuard();
         const error = failure ?? new Error(`the thread ended with code ${code}`);
         this.caller.fail(error);
         this.bell.close();
@@ -91,7 +101,7 @@ export class WorkerReactor implements Reactor {
   }
 }
 
-/** The same on this thread, beside Node's event loop: one thread to debug. */
+/** The same on this thread, beside Node's event loop: one thread to debug. Nobody guards it against stalls. */
 export class LocalReactor implements Reactor {
   readonly cpu: number;
   onFailure: (error: Error) => void = () => {};

@@ -23,8 +23,8 @@ class KickFd implements KickSource {
   private readonly event: EventFd;
   private readonly watch: Watch;
 
-  constructor(loop: EventLoop, fd: Fd, wake: () => void) {
-    const event = EventFd.adopt(fd);
+  constructor(loop: EventLoop, fd: Fd, wake: () => void, onBlocked: () => void) {
+    const event = EventFd.adopt(fd, onBlocked);
     this.event = event;
     try {
       this.watch = loop.watch(event.fd.number, () => {
@@ -197,6 +197,11 @@ export class UnixTransport implements Transport {
     return false;
   }
 
+  /** An eventfd of the front end held us up. Perhaps in the middle of a completion, so the end comes in a pass of its own. */
+  private readonly blocked = (): void => {
+    this.loop.defer(() => this.fail('it made an eventfd block, and held up this thread by it'));
+  };
+
   mapRegions(regions: readonly MemoryRegion[], fds: readonly Fd[]): RegionMapping[] | string {
     return mapRegionFds(regions, fds);
   }
@@ -204,7 +209,7 @@ export class UnixTransport implements Transport {
   kickSource(_index: number, fd: Fd | undefined, wake: () => void): KickSource | string {
     if (fd === undefined) return POLLED;
     try {
-      return new KickFd(this.loop, fd, wake);
+      return new KickFd(this.loop, fd, wake, this.blocked);
     } catch (error) {
       return (error as Error).message;
     }
@@ -213,7 +218,7 @@ export class UnixTransport implements Transport {
   notifier(_kind: 'call' | 'err', _index: number, fd: Fd | undefined): Notifier | null | string {
     if (fd === undefined) return null;
     try {
-      return EventFd.adopt(fd);
+      return EventFd.adopt(fd, this.blocked);
     } catch (error) {
       return (error as Error).message;
     }

@@ -22,10 +22,12 @@ import { tempDir } from '../support/temp-dir.ts';
 const test = suite('second opinion');
 const dir = tempDir();
 const NO_FD = 2 ** 30;
+const ESRCH = 3;
+const SA_RESTART = 0x1000_0000;
 const BAD_ADDRESS = 4096; // never mapped: vm.mmap_min_addr
 
-type Binding = Exclude<keyof typeof libc, 'errno' | 'addressOf' | 'viewOf' | 'pollReadable'>;
-const HELPERS = new Set(['errno', 'addressOf', 'viewOf', 'pollReadable']);
+type Binding = Exclude<keyof typeof libc, 'errno' | 'addressOf' | 'viewOf' | 'pollReadable' | 'functionAddress'>;
+const HELPERS = new Set(['errno', 'addressOf', 'viewOf', 'pollReadable', 'functionAddress']);
 /** C functions with two prototypes, or another name here. */
 const C_NAME: Partial<Record<Binding, string>> = {
   preadAt: 'pread',
@@ -410,6 +412,24 @@ test('threads and limits: cpu_set_t and struct rlimit', () => {
     same('prlimit', 'iibb>i', [0, RLIMIT[resource], new Uint8Array(words.buffer), new Uint8Array(16)], 0);
   }
   same('prlimit', 'iibb>i', [0, 99, new Uint8Array(16), new Uint8Array(16)], -1, ERRNO.EINVAL);
+});
+
+test('signals to a thread: struct sigaction', () => {
+  const [SIGURG, SIGKILL, NO_SIGNAL] = [23, 9, 200];
+  same('gettid', '>i', [], process.pid);
+  same('tgkill', 'iii>i', [process.pid, process.pid, 0], 0);
+  same('tgkill', 'iii>i', [process.pid, process.pid, NO_SIGNAL], -1, ERRNO.EINVAL);
+  same('tgkill', 'iii>i', [process.pid, 2 ** 22 + 1, 0], -1, ESRCH);
+  const [action, old] = [new Uint8Array(152), new Uint8Array(152)];
+  const handler = BigInt(libc.functionAddress('abs'));
+  new DataView(action.buffer).setBigUint64(0, handler, true);
+  assert.is(ours('sigaction', [SIGURG, action, null]).value, 0);
+  assert.is(secondOpinion('sigaction', 'ilb>i', SIGURG, 0, old).value, 0);
+  assert.is(new DataView(old.buffer).getBigUint64(0, true), handler);
+  assert.is(new DataView(old.buffer).getUint32(136, true) & SA_RESTART, 0);
+  assert.is(ours('tgkill', [process.pid, process.pid, SIGURG]).value, 0); // handled: harmless
+  assert.equal(ours('sigaction', [SIGKILL, action, null]), { value: -1, errno: ERRNO.EINVAL });
+  assert.is(ours('sigaction', [SIGURG, new Uint8Array(152), null]).value, 0);
 });
 
 test('io_uring, or the same refusal', () => {

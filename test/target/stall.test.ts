@@ -1,0 +1,67 @@
+/** A front end that makes its eventfds block: its neighbours on the same reactor go on. */
+import { join } from 'node:path';
+import { F, O } from '../../src/sys/constants.ts';
+import type { EventFd } from '../../src/sys/eventfd.ts';
+import { write } from '../../src/sys/fd.ts';
+import * as libc from '../../src/sys/libc.ts';
+import { connectGuest, type Guest, TEST_UNIT_READY } from '../support/guest.ts';
+import { startService } from '../support/service.ts';
+import { assert, suite } from '../support/suite.ts';
+
+const test = suite('a reactor that is made to block');
+const LONG = 15_000;
+
+/** O_NONBLOCK is the open file's, so the peer decides about it too. */
+function block(event: EventFd): void {
+  const flags = libc.fcntl(event.fd.number, F.GETFL, 0);
+  assert.is(libc.fcntl(event.fd.number, F.SETFL, flags & ~O.NONBLOCK), 0);
+}
+
+function fill(event: EventFd): void {
+  assert.is(write(event.fd, new Uint8Array(new BigUint64Array([0xffff_ffff_ffff_fffen]).buffer)), 8);
+}
+
+/** Let Node's loop run as well: the target's main thread is ours here. */
+async function until(holds: () => boolean, what: string): Promise<void> {
+  const end = performance.now() + LONG;
+  while (!holds()) {
+    if (performance.now() > end) throw new Error(`waited for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+async function answers(guest: Guest): Promise<void> {
+  const pending = guest.scsi.submit(0, TEST_UNIT_READY);
+  await until(() => {
+    guest.scsi.collect();
+    return pending.answer !== null;
+  }, 'an answer');
+}
+
+test('a call eventfd that is full and blocks ends its own session only', async () => {
+  const service = await startService({ singleThread: false, mask: '0x1' });
+  await service.call('vhost_create_scsi_controller', { ctrlr: 'vhost.0' });
+  await service.call('bdev_malloc_create', { name: 'M', num_blocks: 64, block_size: 512 });
+  await service.call('add_vhost_scsi_lun', { ctrlr: 'vhost.0', scsi_target_num: 0, bdev_name: 'M' });
+  const place = join(service.directory, 'vhost.0');
+  const [hostile, neighbour] = [connectGuest(place), connectGuest(place)];
+  await answers(hostile);
+  await answers(neighbour);
+  const { call, driver } = hostile.frontEnd.ring(2);
+  driver.arm();
+  call.drain();
+  block(call);
+  fill(call);
+  hostile.scsi.submit(0, TEST_UNIT_READY);
+  await new Promise((resolve) => setTimeout(resolve, 50)); // the reactor is in it now
+  await answers(neighbour);
+  await until(() => hostile.frontEnd.hungUp, 'the end of the hostile session');
+  await answers(neighbour);
+  const [controller] = (await service.call('vhost_get_controllers')) as { sessions: unknown[] }[];
+  assert.is(controller.sessions.length, 1);
+  hostile.close();
+  neighbour.close();
+  await service.stop();
+});
+
+test.run();
