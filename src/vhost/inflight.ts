@@ -9,6 +9,7 @@ import type { Memory } from '../memory/memory.ts';
 import { defineStruct } from '../memory/struct-table.ts';
 import { type Fd, fstat } from '../sys/fd.ts';
 import { type Mapping, mapFile, memfd } from '../sys/mapping.ts';
+import { withheldPages } from '../sys/withheld-pages.ts';
 import type { InflightLog } from '../virtio/inflight-log.ts';
 import { MAX_QUEUE_SIZE } from '../virtio/layout.ts';
 import type { InflightDescription } from './messages.ts';
@@ -91,6 +92,8 @@ export class InflightRegion {
       return `region at offset ${d.mmapOffset}, which is not a multiple of 4096`;
     }
     try {
+      const withheld = withheldPages(fd);
+      if (withheld !== null) return withheld;
       const stat = fstat(fd);
       if (stat.kind !== 'file') return `its descriptor is a ${stat.kind}, not a memfd`;
       const mapping = mapFile(fd, { offset: d.mmapOffset, size: d.mmapSize });

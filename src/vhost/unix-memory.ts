@@ -2,11 +2,11 @@
  * Regions of a front end on this host: mapped from the descriptors that come with the message. Whatever the
  * descriptor is, touching the mapping must not be able to stop or kill this process.
  */
-import { statfsSync } from 'node:fs';
 import type { Memory } from '../memory/memory.ts';
 import { type Fd, fstat } from '../sys/fd.ts';
 import { logger } from '../sys/log.ts';
 import { type Mapping, mapFile } from '../sys/mapping.ts';
+import { withheldPages } from '../sys/withheld-pages.ts';
 import type { MemoryRegion } from './messages.ts';
 import type { RegionMapping } from './transport.ts';
 
@@ -14,9 +14,6 @@ const log = logger('vhost');
 
 /** What an operator can do about a region that cannot be mapped. */
 const HINT = 'start the VM with a shared memory backend (memory-backend-memfd,share=on)';
-
-/** f_type of a FUSE mount: its owner decides whether a page fault ever ends. */
-const FUSE_SUPER_MAGIC = 0x65735546;
 
 class FileRegion implements RegionMapping {
   readonly key: string;
@@ -37,11 +34,10 @@ class FileRegion implements RegionMapping {
 }
 
 function mapOne(region: MemoryRegion, fd: Fd): FileRegion {
+  const withheld = withheldPages(fd);
+  if (withheld !== null) throw new Error(withheld);
   const stat = fstat(fd);
   if (stat.kind !== 'file') throw new Error(`its descriptor is a ${stat.kind}, not a file or memfd`);
-  if (statfsSync(`/proc/self/fd/${fd.number}`).type === FUSE_SUPER_MAGIC) {
-    throw new Error('its file lies on a FUSE file system, whose pages can be withheld');
-  }
   const mapping = mapFile(fd, { offset: region.offset, size: region.size });
   if (!mapping.sealed) log('memory region without a seal against shrinking: its owner can kill this process');
   return new FileRegion(`${stat.dev}:${stat.ino}:${region.offset}+${region.size}`, mapping);
