@@ -1,7 +1,16 @@
 import type { Memory } from '../memory/memory.ts';
 import { SgCursor } from '../memory/sg-cursor.ts';
 import { SgList } from '../memory/sg-list.ts';
-import { type BdevChannel, type BdevInfo, type BdevIo, BdevOp, type BdevShare, BdevStatus } from './bdev.ts';
+import { DmaMemoryRegistry } from '../pci/dma-memory-registry.ts';
+import {
+  type BdevChannel,
+  type BdevInfo,
+  type BdevIo,
+  BdevOp,
+  type BdevShare,
+  BdevStatus,
+  type MemoryListener,
+} from './bdev.ts';
 import { firstDifference } from './compare.ts';
 import { IoFifo } from './io-fifo.ts';
 import { type ChannelStats, claimStats } from './io-stats.ts';
@@ -51,7 +60,7 @@ export interface CommandLimits {
 
 const NO_BOUNCE = -1;
 
-export abstract class CommandChannel implements BdevChannel {
+export abstract class CommandChannel implements BdevChannel, MemoryListener {
   readonly info: BdevInfo;
   inFlight = 0;
   /** False once a request's buffers could not be reached by the device. */
@@ -64,6 +73,9 @@ export abstract class CommandChannel implements BdevChannel {
   private readonly freeRequests: number[] = [];
   private readonly waiting = new IoFifo();
   private removed = false;
+  private readonly registry: DmaMemoryRegistry | null;
+  /** Guest memory that devices reach on this channel's behalf. */
+  private readonly registered = new Set<Memory>();
   // By command slot.
   private readonly requestOf: Int32Array;
   private readonly blockOf: Float64Array;
@@ -77,8 +89,17 @@ export abstract class CommandChannel implements BdevChannel {
    * @param slots command slots, named 0 to slots - 1
    * @param bounceMemory all bounce buffers
    * @param bounceBytes one of them; a multiple of the block size
+   * @param dmaTable memory of the process's table of DMA mappings; null: guest memory is what it is
    */
-  constructor(share: BdevShare, limits: CommandLimits, slots: number, bounceMemory: Memory, bounceBytes: number) {
+  constructor(
+    share: BdevShare,
+    limits: CommandLimits,
+    slots: number,
+    bounceMemory: Memory,
+    bounceBytes: number,
+    dmaTable: SharedArrayBuffer | null,
+  ) {
+    this.registry = dmaTable === null ? null : DmaMemoryRegistry.ofThread(dmaTable);
     this.info = { ...share.info };
     this.limits = limits;
     this.bounceMemory = bounceMemory;
@@ -160,7 +181,18 @@ export abstract class CommandChannel implements BdevChannel {
     this.failWaiting(BdevStatus.REMOVED);
   }
 
+  /** MemoryListener: let the device reach it; where that can't be, its bytes are bounced. */
+  memoryAdded(memory: Memory): void {
+    if (this.registry === null || this.registered.has(memory)) return;
+    if (this.registry.add(memory) === null) this.registered.add(memory);
+  }
+
+  memoryRemoved(memory: Memory): void {
+    if (this.registered.delete(memory)) this.registry?.remove(memory);
+  }
+
   close(): void {
+    for (const memory of [...this.registered]) this.memoryRemoved(memory);
     this.release();
     this.stats.close();
   }

@@ -26,6 +26,8 @@ export interface NvmeBdevShare {
   readonly nsid: number;
   /** UNMAP by WRITE ZEROES with the deallocate bit: then the blocks are sure to read as zeroes. */
   readonly unmapByZeroes: boolean;
+  /** Memory of the process's table of DMA mappings; null where memory has its I/O addresses by other means. */
+  readonly dmaTable: SharedArrayBuffer | null;
 }
 
 /** NLB is 16 bits, 0's based. */
@@ -97,7 +99,14 @@ export class NvmeChannel extends CommandChannel implements QueueClient {
 
   constructor(share: BdevShare, queue: NvmeIoQueue) {
     const data = share.data as NvmeBdevShare;
-    super(share, limitsOf(data, share.info.blockSize), queue.pair.depth, queue.bounce, data.controller.bounceBytes);
+    super(
+      share,
+      limitsOf(data, share.info.blockSize),
+      queue.pair.depth,
+      queue.bounce,
+      data.controller.bounceBytes,
+      data.dmaTable,
+    );
     this.queue = queue;
     this.nsid = data.nsid;
     this.unmapByZeroes = data.unmapByZeroes;

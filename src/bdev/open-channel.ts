@@ -4,6 +4,7 @@ import { BdevError } from './errors.ts';
 import { openFileChannel } from './file-channel.ts';
 import { openMallocChannel } from './malloc-channel.ts';
 import { openNullChannel } from './null-bdev.ts';
+import { openNvmeChannel } from './nvme-channel.ts';
 import { QosChannel } from './qos.ts';
 
 /**
@@ -16,6 +17,7 @@ export type ChannelOpener = (share: BdevShare, loop: EventLoop) => BdevChannel;
 const OPENERS = new Map<string, ChannelOpener>([
   ['malloc', openMallocChannel],
   ['null', openNullChannel],
+  ['nvme', openNvmeChannel],
   ['aio', openFileChannel],
 ]);
 

@@ -87,6 +87,11 @@ export class AdminQueue implements CommandOwner {
     return null;
   }
 
+  /** As QueuePair.forgive. */
+  forgive(ns: number): void {
+    this.pair.forgive(ns);
+  }
+
   /** The controller forgets the queue: answer everything with this status and begin anew on zeroed rings. */
   abandon(status: number, now: number): void {
     const waiting = this.waiting;

@@ -63,6 +63,8 @@ export interface ControllerListener {
 /** How often registers are looked at while something is awaited, and while nothing is. Milliseconds. */
 const BUSY_TICK_MS = 2;
 const IDLE_TICK_MS = 1000;
+/** A look that comes so much too late was kept from coming: by other work, or because the machine stood still. Milliseconds. */
+const STALL_MS = 50;
 /** Attempts of one start. */
 const MAX_STARTS = 3;
 const MAX_QUEUES = 64;
@@ -103,6 +105,7 @@ export class NvmeController {
   private interrupts = false;
   private deadline = Number.POSITIVE_INFINITY;
   private timer: { cancel(): void } | null = null;
+  private nextTick = Number.POSITIVE_INFINITY;
   private inTick = false;
   private starts = 0;
   private whenStarted: ((error: Error | null) => void) | null = null;
@@ -216,13 +219,16 @@ export class NvmeController {
     this.timer = null;
     if (this.ended) return;
     const busy = this.state !== 'ready' || (this.admin?.queue.outstanding ?? 0) > 0;
-    this.timer = this.loop.after(busy ? BUSY_TICK_MS : IDLE_TICK_MS, () => this.tick());
+    const ms = busy ? BUSY_TICK_MS : IDLE_TICK_MS;
+    this.nextTick = this.loop.now + ms * 1e6;
+    this.timer = this.loop.after(ms, () => this.tick());
   }
 
   /** One look at everything: on a timer, on the admin interrupt, and when a reactor rings. */
   private tick(): void {
     if (this.inTick || this.ended) return;
     this.inTick = true;
+    this.forgiveStall();
     try {
       this.look();
     } catch (error) {
@@ -231,6 +237,14 @@ export class NvmeController {
       this.inTick = false;
     }
     this.schedule();
+  }
+
+  /** When this thread could not run, the device may have answered long ago: what passed meanwhile does not count. */
+  private forgiveStall(): void {
+    const late = this.loop.now - this.nextTick;
+    if (late < STALL_MS * 1e6) return;
+    this.deadline += late;
+    this.admin?.queue.forgive(late);
   }
 
   private look(): void {

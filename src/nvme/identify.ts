@@ -123,8 +123,10 @@ export interface NamespaceInfo {
   readonly numBlocks: number;
   /** RFC 4122 text: the namespace's own, or one made from what identifies it, the same at every start. */
   readonly uuid: string;
-  /** Deallocated blocks read as zeroes, and WRITE ZEROES may deallocate. */
+  /** Deallocated blocks read as zeroes. */
   readonly deallocatedReadsZero: boolean;
+  /** WRITE ZEROES may deallocate (its DEAC bit). */
+  readonly zeroesDeallocate: boolean;
   readonly readOnly: boolean;
 }
 
@@ -246,6 +248,7 @@ export function parseNamespace(
     numBlocks,
     uuid: uuidOf(bytes, nsid, controller, descriptors),
     deallocatedReadsZero: (v.getUint8(N.dlfeat[0]) & 7) === 1,
+    zeroesDeallocate: (v.getUint8(N.dlfeat[0]) & 8) !== 0,
     readOnly: (v.getUint8(N.nsattr[0]) & 1) !== 0,
   };
 }

@@ -26,6 +26,8 @@ const HOLDS = 2;
 const RESET_ASKED = 3;
 const QUEUES = 4;
 const COMMANDS = 5;
+/** Counts every change of the state: a state that came back between two looks is not taken for the one that was seen. */
+const CHANGES = 6;
 const HEAD = 8;
 
 /** Words of a queue, before its commands' words. */
@@ -69,9 +71,19 @@ export class QueueBoard {
     return Atomics.load(this.words, STATE) as BoardState;
   }
 
-  /** Plain look for the hot path: may be late by a moment, never wrong for good. */
-  get stateHint(): number {
-    return this.words[STATE] as number;
+  /** How often the state has changed. */
+  get changes(): number {
+    return Atomics.load(this.words, CHANGES);
+  }
+
+  /** The same by a plain look, for the hot path: may be late by a moment, never wrong for good. */
+  get changesHint(): number {
+    return this.words[CHANGES] as number;
+  }
+
+  private set(state: BoardState): void {
+    Atomics.store(this.words, STATE, state);
+    Atomics.add(this.words, CHANGES, 1); // after the state: who sees the count sees the state
   }
 
   /** Rises with every start of the device. */
@@ -140,7 +152,7 @@ export class QueueBoard {
   /** Stop all queues. */
   hold(): void {
     Atomics.add(this.words, HOLDS, 1);
-    Atomics.store(this.words, STATE, BoardState.HOLD);
+    this.set(BoardState.HOLD);
   }
 
   /** Queues whose reactor has not answered the last hold. */
@@ -158,11 +170,11 @@ export class QueueBoard {
   /** The device works (again): queues begin anew. */
   run(): void {
     Atomics.add(this.words, GENERATION, 1);
-    Atomics.store(this.words, STATE, BoardState.RUN);
+    this.set(BoardState.RUN);
   }
 
   end(state: typeof BoardState.FAILED | typeof BoardState.REMOVED): void {
-    Atomics.store(this.words, STATE, state);
+    this.set(state);
   }
 
   takeResetAsked(): boolean {

@@ -441,6 +441,26 @@ test('a queue given back goes on where it was for its next owner', () => {
   rig.stop();
 });
 
+test('a reset right after a reset, which the reactor has not seen the end of', () => {
+  const rig = new NvmeRig();
+  const channel = rig.open();
+  rig.controller.reset('first');
+  channel.poll(); // lets go
+  rig.loop.removePoller(channel.queue);
+  rig.loop.until(
+    () => rig.controller.state === 'ready',
+    100,
+    () => rig.fake.step(),
+  );
+  rig.controller.reset('second');
+  rig.loop.addPoller(channel.queue);
+  const io = rig.io(FLUSH, 0, 0);
+  assert.equal(rig.run(channel, io), ['OK']);
+  assert.equal(rig.lost, []);
+  assert.is(rig.fake.resets, 2);
+  rig.stop();
+});
+
 test('a channel opened while the controller is reset waits for it', () => {
   const rig = new NvmeRig({}, { ioQueues: 2 });
   const first = rig.open();

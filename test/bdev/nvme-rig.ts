@@ -65,7 +65,11 @@ export class NvmeRig {
       unmapZeroes: true,
       nonRotational: true,
     };
-    return { kind: 'nvme', info, data: { controller: this.controller.share(), nsid, unmapByZeroes: false, ...data } };
+    return {
+      kind: 'nvme',
+      info,
+      data: { controller: this.controller.share(), nsid, unmapByZeroes: false, dmaTable: null, ...data },
+    };
   }
 
   /** @param reactor channels of different reactors have queues of their own */
