@@ -52,7 +52,7 @@ function command<K extends CommandName>(name: K, params: CommandParams<K>): void
 const dir = mkdtempSync('/dev/shm/vvu-request-');
 const path = join(dir, 'vhost.0');
 try {
-  command('openController', { name: 'vhost.0', place: path, port: 1 });
+  command('openController', { name: 'vhost.0', transport: 'unix', place: path, port: 1 });
   command('addTarget', { controller: 'vhost.0', target: 0, id: 0, bdev: bdev.share(), state: undefined });
   command('startController', { name: 'vhost.0' });
 
