@@ -68,6 +68,7 @@ const SPECIAL: Readonly<Record<string, Partial<Form>>> = {
   bdev_nvme_attach_controller: { arguments: [], short: { name: 'b', trtype: 't', traddr: 'a' }, words: true },
   bdev_nvme_get_controllers: { short: { name: 'n' } },
   bdev_virtio_attach_controller: { short: { trtype: 't', traddr: 'a', dev_type: 'd' }, words: true },
+  vhost_create_blk_controller: { short: { readonly: 'r' } },
   vhost_get_controllers: { short: { name: 'n' } },
   rpc_get_methods: { short: { current: 'c', include_aliases: 'i' } },
 };

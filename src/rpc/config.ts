@@ -33,14 +33,19 @@ export function saveConfig(target: Target): SavedConfig {
   }
   const vhost: Call[] = [];
   for (const c of target.controllers()) {
-    vhost.push({
-      method: 'vhost_create_scsi_controller',
-      params: {
-        ctrlr: c.name,
-        ...(c.cpumask === undefined ? {} : { cpumask: c.cpumask }),
-        ...(c.started ? {} : { delay: true }),
-      },
-    });
+    const cpumask = c.cpumask === undefined ? {} : { cpumask: c.cpumask };
+    if (c.block === undefined) {
+      const delay = c.started ? {} : { delay: true };
+      vhost.push({ method: 'vhost_create_scsi_controller', params: { ctrlr: c.name, ...cpumask, ...delay } });
+    } else {
+      // Without its disk it serves nobody, and could not be made again.
+      const { bdevName, readOnly } = c.block;
+      if (bdevName === null || target.bdevs.get(bdevName).removing) continue;
+      vhost.push({
+        method: 'vhost_create_blk_controller',
+        params: { ctrlr: c.name, dev_name: bdevName, ...cpumask, ...(readOnly ? { readonly: true } : {}) },
+      });
+    }
     for (const t of c.targets) {
       if (t.removing) continue;
       vhost.push({

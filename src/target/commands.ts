@@ -12,6 +12,15 @@ export interface OpenController {
   transport: 'unix' | 'vvu';
   /** Relative target port identifier: tells the controllers of one disk apart. */
   port: number;
+  /** The disk of a block controller. Without it, it is a SCSI controller. */
+  disk?: OpenDiskOf | undefined;
+}
+
+export interface OpenDiskOf {
+  bdev: BdevShare;
+  /** As for {@link AddTarget}: should the disk be served by SCSI controllers, too. */
+  state: SharedArrayBuffer | undefined;
+  readOnly: boolean;
 }
 
 export interface AddTarget {
@@ -35,6 +44,8 @@ export interface Commands {
   addTarget: [AddTarget, undefined];
   /** Done when the target has no request left. */
   removeTarget: [{ controller: string; target: number }, undefined];
+  /** Take a block controller's disk away. Done when it has no request left. */
+  removeDisk: [{ controller: string }, undefined];
   /** The disk goes: what waits in its channel ends with REMOVED. */
   bdevRemoved: [{ name: string; uuid: string }, undefined];
   bdevResized: [BdevShare, undefined];
@@ -63,15 +74,18 @@ export interface ControllerState {
 /** As vhost_get_inflight shows it. */
 export interface InflightRequest {
   ctrlr: string;
-  target: number;
-  lun: number;
+  /** null for a block device. */
+  target: number | null;
+  lun: number | null;
   vring: number;
   head: number;
   age_ms: number;
-  /** Name of the command, e.g. "READ(10)". */
+  /** Name of the command, e.g. "READ(10)"; of the request type of a block device, e.g. "IN". */
   opcode: string;
-  /** Hexadecimal. */
-  cdb: string;
+  /** Hexadecimal; null for a block device. */
+  cdb: string | null;
+  /** First sector of a block device's request. */
+  sector?: number;
   /** What it waits for. */
   where: 'disk' | 'turn';
 }

@@ -20,6 +20,20 @@ export interface Slot {
   change: Promise<void>;
 }
 
+/** The disk of a block controller. */
+export interface BlockDisk {
+  readonly entry: BdevEntry;
+  readonly readOnly: boolean;
+  /** The disk was deleted: the controller stays, its requests fail. */
+  gone: boolean;
+}
+
+export interface BlockInfo {
+  /** null: it was deleted. */
+  readonly bdevName: string | null;
+  readonly readOnly: boolean;
+}
+
 export interface Coalescing {
   delayUs: number;
   iopsThreshold: number;
@@ -44,7 +58,10 @@ export interface ControllerInfo {
   readonly started: boolean;
   readonly reactorCpu: number;
   readonly coalescing: Coalescing;
+  /** Of a SCSI controller. */
   readonly targets: readonly TargetInfo[];
+  /** Of a block controller; undefined makes it a SCSI controller. */
+  readonly block: BlockInfo | undefined;
 }
 
 export interface ControllerDescription extends ControllerInfo {
@@ -63,7 +80,10 @@ export class Controller {
   started = false;
   deleting = false;
   readonly coalescing: Coalescing = { delayUs: 0, iopsThreshold: 60000, changed: false };
+  /** Targets of a SCSI controller. */
   readonly slots = new Map<number, Slot>();
+  /** Set for a block controller. */
+  readonly block: BlockDisk | undefined;
 
   constructor(
     name: string,
@@ -72,8 +92,10 @@ export class Controller {
     cpumask: string | undefined,
     cpus: readonly number[],
     port: number,
+    block?: BlockDisk,
   ) {
     this.port = port;
+    this.block = block;
     this.name = name;
     this.place = place;
     this.reactor = reactor;
@@ -92,11 +114,17 @@ export class Controller {
         bdevName: slot.entry.bdev.info.name,
         removing: slot.state === 'removing',
       }));
-    return { name, cpumask, cpus, place, started, reactorCpu: reactor.cpu, coalescing: { ...coalescing }, targets };
+    const { block: disk } = this;
+    const block = disk && { bdevName: disk.gone ? null : disk.entry.bdev.info.name, readOnly: disk.readOnly };
+    const reactorCpu = reactor.cpu;
+    return { name, cpumask, cpus, place, started, reactorCpu, coalescing: { ...coalescing }, targets, block };
   }
 
   /** The number to use for a new target. @throws TargetError EINVAL, EEXIST, ENOSPC */
   freeTarget(num: number): number {
+    if (this.block !== undefined) {
+      throw new TargetError('EINVAL', `${this.name} is a block controller: it has one disk, and no targets`);
+    }
     const free = Array.from({ length: MAX_TARGETS }, (_, i) => i).filter((i) => !this.slots.has(i));
     if (num === -1) {
       if (free.length === 0)

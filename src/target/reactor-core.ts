@@ -3,8 +3,10 @@ import type { EventLoop } from '../sys/event-loop.ts';
 import { enableLogs, logger } from '../sys/log.ts';
 import type { CommandName, CommandParams, CommandResult, InflightRequest } from './commands.ts';
 import { TargetError } from './errors.ts';
+import { ReactorBlkController } from './reactor-blk-controller.ts';
 import { ReactorChannels } from './reactor-channels.ts';
-import { ReactorController, type ReactorParts } from './reactor-controller.ts';
+import { ReactorController } from './reactor-controller.ts';
+import type { ReactorDevice, ReactorParts } from './reactor-device.ts';
 import { SlowRequestWatch } from './slow-requests.ts';
 
 /**
@@ -21,7 +23,7 @@ export class ReactorCore {
   private readonly loop: EventLoop;
   private readonly channels: ReactorChannels;
   private readonly parts: ReactorParts;
-  private readonly controllers = new Map<string, ReactorController>();
+  private readonly controllers = new Map<string, ReactorDevice>();
 
   constructor(loop: EventLoop) {
     this.loop = loop;
@@ -38,7 +40,12 @@ export class ReactorCore {
 
   private readonly handlers: Handlers = {
     openController: (params, done) => {
-      this.controllers.set(params.name, new ReactorController(params, this.parts));
+      const { disk } = params;
+      const controller =
+        disk === undefined
+          ? new ReactorController(params, this.parts)
+          : new ReactorBlkController(params, disk, this.parts);
+      this.controllers.set(params.name, controller);
       done(undefined);
     },
     startController: ({ name }, done) => {
@@ -54,11 +61,16 @@ export class ReactorCore {
       controller.close(() => done(undefined));
     },
     addTarget: (params, done) => {
-      this.controller(params.controller).addTarget(params);
+      this.scsiController(params.controller).addTarget(params);
       done(undefined);
     },
     removeTarget: ({ controller, target }, done) => {
-      this.controller(controller).removeTarget(target, () => done(undefined));
+      this.scsiController(controller).removeTarget(target, () => done(undefined));
+    },
+    removeDisk: ({ controller: name }, done) => {
+      const controller = this.controller(name);
+      if (controller instanceof ReactorBlkController) controller.removeDisk(() => done(undefined));
+      else throw new TargetError('EINVAL', `controller ${name} is no block controller`);
     },
     bdevRemoved: ({ name, uuid }, done) => {
       this.channels.removed(name, uuid);
@@ -120,9 +132,15 @@ export class ReactorCore {
     return [...this.controllers.values()].flatMap((controller) => controller.inflight());
   }
 
-  private controller(name: string): ReactorController {
+  private controller(name: string): ReactorDevice {
     const controller = this.controllers.get(name);
     if (controller === undefined) throw new TargetError('ENODEV', `no controller is called ${name}`);
     return controller;
+  }
+
+  private scsiController(name: string): ReactorController {
+    const controller = this.controller(name);
+    if (controller instanceof ReactorController) return controller;
+    throw new TargetError('EINVAL', `controller ${name} is no SCSI controller`);
   }
 }

@@ -48,7 +48,7 @@ export class SlowRequestWatch {
     this.sayFrom = oldest.age_ms * 2;
     const seconds = Math.round(oldest.age_ms / 1000);
     log.warn(
-      `${oldest.ctrlr}: ${oldest.opcode} of target ${oldest.target} has waited for its ${oldest.where} for ${seconds} s; ` +
+      `${oldest.ctrlr}: ${oldest.opcode}${oldest.target === null ? '' : ` of target ${oldest.target}`} has waited for its ${oldest.where} for ${seconds} s; ` +
         `vhost_get_inflight shows all ${waiting.length}`,
     );
     return true;

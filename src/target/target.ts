@@ -4,8 +4,21 @@ import { LUN_STATE_BYTES } from '../scsi/lun-state.ts';
 import { allowedCpus } from '../sys/affinity.ts';
 import { logger } from '../sys/log.ts';
 import { type BdevEntry, BdevRegistry, type RateLimits, shareOf } from './bdev-registry.ts';
-import type { CommandName, CommandParams, CommandResult, InflightRequest, ReactorStats } from './commands.ts';
-import { Controller, type ControllerDescription, type ControllerInfo, type Slot } from './controller.ts';
+import type {
+  CommandName,
+  CommandParams,
+  CommandResult,
+  InflightRequest,
+  OpenDiskOf,
+  ReactorStats,
+} from './commands.ts';
+import {
+  type BlockDisk,
+  Controller,
+  type ControllerDescription,
+  type ControllerInfo,
+  type Slot,
+} from './controller.ts';
 import { formatCpuMask, parseCpuMask } from './cpu-mask.ts';
 import { TargetError } from './errors.ts';
 import { LogSwitch } from './log-switch.ts';
@@ -42,6 +55,8 @@ export interface TargetOptions {
 export interface NewController {
   cpumask?: string | undefined;
   delay?: boolean | undefined;
+  /** Make a block controller with this disk, instead of a SCSI controller. */
+  disk?: { bdevName: string; readOnly?: boolean | undefined } | undefined;
 }
 
 export class Target {
@@ -112,6 +127,7 @@ export class Target {
           .map((slot) => this.takeAway(controller, slot)),
       ),
     );
+    await Promise.all([...this.byName.values()].map((controller) => this.takeBlock(controller, entry)));
     await this.bdevs.remove(entry);
   }
 
@@ -119,6 +135,15 @@ export class Target {
     // An addition or a removal under way ends first; its own caller gets its own error.
     await slot.change.catch(() => {});
     if (controller.slots.get(slot.num) === slot && slot.state === 'ready') await this.removeSlot(controller, slot);
+  }
+
+  /** A block controller stays when its disk goes. */
+  private async takeBlock({ block, reactor, name }: Controller, entry: BdevEntry): Promise<void> {
+    if (block === undefined || block.entry !== entry || block.gone) return;
+    // One that is being removed itself gives the disk back by that.
+    await reactor.call('removeDisk', { controller: name }).catch(() => {});
+    block.gone = true;
+    this.bdevs.release(entry, name);
   }
 
   async resizeBdev(name: string, kind: string, numBlocks: number): Promise<void> {
@@ -157,8 +182,8 @@ export class Target {
 
   // Controllers.
 
-  /** @throws TargetError EEXIST, EINVAL */
-  async createController(name: string, { cpumask, delay }: NewController = {}): Promise<void> {
+  /** @throws TargetError EEXIST, EINVAL; ENODEV or EBUSY for the disk */
+  async createController(name: string, { cpumask, delay, disk }: NewController = {}): Promise<void> {
     this.checkRunning();
     if (this.byName.has(name)) {
       throw new TargetError('EEXIST', `controller ${name} exists already; remove it first or choose another name`);
@@ -171,6 +196,7 @@ export class Target {
       );
     }
     const candidates = this.reactorsFor(cpumask);
+    const block = disk && this.claimBlock(name, disk.bdevName, disk.readOnly ?? false);
     const controller = new Controller(
       name,
       this.vvu ?? join(this.directory, name),
@@ -178,20 +204,33 @@ export class Target {
       cpumask,
       candidates.map((r) => r.cpu),
       this.freePort(),
+      block,
     );
     this.byName.set(name, controller);
     try {
       const { place, port } = controller;
       const transport = this.vvu === undefined ? 'unix' : 'vvu';
-      await controller.reactor.call('openController', { name, place, port, transport });
+      const params = { name, place, port, transport, disk: block && this.openDisk(block) } as const;
+      await controller.reactor.call('openController', params);
       if (delay) return;
       if (this.held !== undefined) this.held.push(controller);
       else await this.listen(controller);
     } catch (error) {
       this.byName.delete(name);
       await controller.reactor.call('closeController', { name, force: true }).catch(() => {});
+      if (block !== undefined) this.bdevs.release(block.entry, name);
       throw error;
     }
+  }
+
+  private claimBlock(controllerName: string, bdevName: string, readOnly: boolean): BlockDisk {
+    const entry = this.bdevs.get(bdevName);
+    this.bdevs.claim(entry, controllerName);
+    return { entry, readOnly, gone: false };
+  }
+
+  private openDisk({ entry, readOnly }: BlockDisk): OpenDiskOf {
+    return { bdev: shareOf(entry), state: this.lunState(entry), readOnly };
   }
 
   async startController(name: string): Promise<void> {
@@ -237,6 +276,7 @@ export class Target {
     try {
       await controller.reactor.call('closeController', { name, force: false });
       this.byName.delete(name);
+      if (controller.block !== undefined && !controller.block.gone) this.bdevs.release(controller.block.entry, name);
     } finally {
       controller.deleting = false;
     }

@@ -49,6 +49,11 @@ const good: [line: string, params: Record<string, unknown> | undefined][] = [
     'vhost_scsi_controller_add_target vhost.0 -1 Malloc0',
     { ctrlr: 'vhost.0', scsi_target_num: -1, bdev_name: 'Malloc0' },
   ],
+  ['vhost_create_blk_controller blk.0 Malloc0', { ctrlr: 'blk.0', dev_name: 'Malloc0' }],
+  [
+    'construct_vhost_blk_controller --cpumask 0x1 -r blk.0 Malloc0',
+    { ctrlr: 'blk.0', dev_name: 'Malloc0', cpumask: '0x1', readonly: true },
+  ],
   ['vhost_get_controllers -n vhost.0', { name: 'vhost.0' }],
   ['set_vhost_controller_coalescing vhost.0 10 60000', { ctrlr: 'vhost.0', delay_base_us: 10, iops_threshold: 60000 }],
   ['vhost_get_inflight --older-than-ms 500', { older_than_ms: 500 }],

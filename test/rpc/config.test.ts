@@ -41,8 +41,12 @@ const STEPS: Step[] = [
   ['add_vhost_scsi_lun', { ctrlr: 'late', scsi_target_num: 7, bdev_name: 'N1' }],
   ['vhost_controller_set_coalescing', { ctrlr: 'vhost.1', delay_base_us: 5, iops_threshold: 1000 }],
   ['bdev_set_qos_limit', { name: 'M0', rw_ios_per_sec: 20000 }],
+  ['vhost_create_blk_controller', { ctrlr: 'blk.0', dev_name: 'M0', cpumask: '0x1' }],
+  ['construct_vhost_blk_controller', { ctrlr: 'blk.1', dev_name: 'N1', readonly: true }],
   ['vhost_scsi_controller_remove_target', { ctrlr: 'vhost.1', scsi_target_num: 3 }],
   ['vhost_delete_controller', { ctrlr: 'vhost.1' }],
+  // A block controller whose disk is gone is not saved: it could not be made again.
+  ['vhost_delete_controller', { ctrlr: 'blk.1' }],
   ['bdev_null_delete', { name: 'N1' }],
   ['bdev_malloc_delete', { name: 'M1' }],
   ['bdev_aio_delete', { name: 'A0' }],

@@ -56,9 +56,11 @@ export const configMethods: readonly Method[] = [
   method({
     names: ['framework_get_config', 'get_subsystem_config'],
     summary: 'The calls that make the configuration of one subsystem.',
-    params: z.strictObject({ name: z.enum(['bdev', 'vhost', 'vhost_scsi']).describe('name of the subsystem') }),
+    params: z.strictObject({
+      name: z.enum(['bdev', 'vhost', 'vhost_scsi', 'vhost_blk']).describe('name of the subsystem'),
+    }),
     result: 'array of { method, params }',
     handler: ({ name }, { target }) =>
-      saveConfig(target).subsystems.find((s) => s.subsystem === (name === 'vhost_scsi' ? 'vhost' : name))?.config ?? [],
+      saveConfig(target).subsystems.find((s) => s.subsystem === (name === 'bdev' ? 'bdev' : 'vhost'))?.config ?? [],
   }),
 ];

@@ -34,6 +34,29 @@ export const vhostMethods: readonly Method[] = [
     },
   }),
   method({
+    names: ['vhost_create_blk_controller', 'construct_vhost_blk_controller'],
+    summary:
+      'Make a vhost-user-blk controller: one disk, without SCSI. ' +
+      'A front end connects to its socket (QEMU: -device vhost-user-blk-pci). ' +
+      'It knows nothing of reservations: do not serve a disk by SCSI controllers too that relies on them.',
+    params: z.strictObject({
+      ctrlr: controllerName().describe('name; its socket is the file of this name in the directory of -S'),
+      dev_name: bdevName().describe('disk to serve'),
+      cpumask: z
+        .string()
+        .max(300)
+        .optional()
+        .describe('CPUs of reactors that may run it, as 0x3 or [0,1]; without it all'),
+      readonly: z.boolean().optional().describe('refuse writes of guests'),
+    }),
+    result: 'true',
+    changesConfig: true,
+    handler: async ({ ctrlr, dev_name, cpumask, readonly }, { target }) => {
+      await target.createController(ctrlr, { cpumask, disk: { bdevName: dev_name, readOnly: readonly } });
+      return true;
+    },
+  }),
+  method({
     names: ['vhost_start_scsi_controller'],
     summary: 'Let a controller that was made with "delay" listen.',
     params: z.strictObject({ ctrlr: ctrlr() }),
@@ -76,7 +99,7 @@ export const vhostMethods: readonly Method[] = [
   }),
   method({
     names: ['vhost_delete_controller', 'remove_vhost_controller'],
-    summary: 'Remove a controller and its socket. Refused while a front end is connected or targets remain.',
+    summary: 'Remove a controller and its socket. Refused while a front end is connected or SCSI targets remain.',
     params: z.strictObject({ ctrlr: ctrlr() }),
     result: 'true',
     changesConfig: true,
@@ -125,7 +148,9 @@ export const vhostMethods: readonly Method[] = [
     params: z.strictObject({
       older_than_ms: z.number().min(0).optional().describe('only requests at least this old'),
     }),
-    result: 'array of { ctrlr, target, lun, vring, head, age_ms, opcode, cdb, where }',
+    result:
+      'array of { ctrlr, target, lun, vring, head, age_ms, opcode, cdb, where }; ' +
+      'for a block controller target, lun and cdb are null, and there is "sector"',
     handler: (p, { target }) => target.inflight(p.older_than_ms ?? 0),
   }),
   method({
