@@ -8,6 +8,14 @@ import { type ChannelStats, claimStats, SAMPLE_EVERY } from './io-stats.ts';
 import { adoptPieces, type MallocShare } from './malloc-bdev.ts';
 import { WindowTable, zeroRange } from './window-table.ts';
 
+// Own copies of what the hot path uses: a constant of another module is loaded and checked at each use.
+const READ = BdevOp.READ;
+const WRITE = BdevOp.WRITE;
+const COMPARE = BdevOp.COMPARE;
+const FLUSH = BdevOp.FLUSH;
+const OK: typeof BdevStatus.OK = BdevStatus.OK;
+const SAMPLED = SAMPLE_EVERY - 1;
+
 /**
  * A reactor's way to a malloc disk: every request is done, and its owner told, before `submit` returns. There is nothing to
  * poll.
@@ -38,9 +46,9 @@ export class MallocChannel implements BdevChannel {
 
   submit(io: BdevIo): void {
     // A clock read costs as much as a short copy: only some requests are timed.
-    const timed = (this.ticks++ & (SAMPLE_EVERY - 1)) === 0;
+    const timed = (this.ticks++ & SAMPLED) === 0;
     const start = timed ? performance.now() : 0;
-    const bytes = io.op === BdevOp.FLUSH ? 0 : io.blocks * this.info.blockSize;
+    const bytes = io.op === FLUSH ? 0 : io.blocks * this.info.blockSize;
     try {
       io.status = this.execute(io, io.lba * this.info.blockSize, bytes);
     } catch {
@@ -56,18 +64,18 @@ export class MallocChannel implements BdevChannel {
     if (this.removed) return BdevStatus.REMOVED;
     if (io.lba + io.blocks > this.info.numBlocks) return BdevStatus.OUT_OF_RANGE;
     switch (io.op) {
-      case BdevOp.READ:
-      case BdevOp.WRITE:
-      case BdevOp.COMPARE:
+      case READ:
+      case WRITE:
+      case COMPARE:
         return this.transfer(io, offset, bytes);
       case BdevOp.UNMAP:
         zeroRange(this.windows, offset, bytes, 0, this.givesBack);
-        return BdevStatus.OK;
+        return OK;
       case BdevOp.WRITE_ZEROES:
         zeroRange(this.windows, offset, bytes, GIVE_BACK_FROM, this.givesBack);
-        return BdevStatus.OK;
-      case BdevOp.FLUSH:
-        return BdevStatus.OK;
+        return OK;
+      case FLUSH:
+        return OK;
       default:
         return BdevStatus.NOT_SUPPORTED;
     }
@@ -97,8 +105,8 @@ export class MallocChannel implements BdevChannel {
         const room = windows.start[w + 1] - at;
         const n = Math.min(left, room);
         const disk: Memory = windows.memory[w];
-        if (op === BdevOp.READ) copyMemory(sg.memory[i], place, disk, at - from, n);
-        else if (op === BdevOp.WRITE) copyMemory(disk, at - from, sg.memory[i], place, n);
+        if (op === READ) copyMemory(sg.memory[i], place, disk, at - from, n);
+        else if (op === WRITE) copyMemory(disk, at - from, sg.memory[i], place, n);
         else {
           const d = firstDifference(sg.memory[i], place, disk, at - from, n);
           if (d >= 0) {
@@ -111,7 +119,7 @@ export class MallocChannel implements BdevChannel {
         left -= n;
       }
     }
-    return BdevStatus.OK;
+    return OK;
   }
 
   poll(): number {

@@ -34,7 +34,7 @@ export interface Window {
 }
 
 /** What a look-up needs of a window, in one object: small integers only, on one or two cache lines. */
-class Row {
+export class Row {
   /** Guest address >> 30. */
   readonly page: number;
   /** First offset in the page, and the one after the last (2^30 at most). */
@@ -48,11 +48,14 @@ class Row {
   readonly next: Row | null;
 
   constructor(w: Window, index: number, slots: (Row | null)[]) {
-    this.page = Math.floor(w.gpa / PAGE);
-    this.start = w.gpa - this.page * PAGE;
-    this.end = this.start + w.length;
-    if (this.end > PAGE) throw new RangeError('GuestMemory: window crosses a 1 GiB page');
-    this.base = w.base - this.start;
+    const page = Math.floor(w.gpa / PAGE);
+    const start = w.gpa - page * PAGE;
+    if (start + w.length > PAGE) throw new RangeError('GuestMemory: window crosses a 1 GiB page');
+    // "| 0": sums of large numbers would stay heap numbers, and make each look-up compute with doubles.
+    this.page = page | 0;
+    this.start = start | 0;
+    this.end = (start + w.length) | 0;
+    this.base = (w.base - start) | 0;
     this.memory = w.memory;
     this.index = index;
     this.next = slots[this.page & SLOT_MASK];
@@ -86,7 +89,7 @@ export class GuestMemory {
    * Append the guest range to `sg`, split where windows end.
    * @param lo low 32 bits of the address; signed or unsigned (signed saves the hot path a heap number)
    * @param hi high 32 bits, likewise
-   * @param bytes unsigned 32-bit length, not 0
+   * @param bytes 32-bit length, not 0; signed or unsigned
    * @returns false when any byte lies outside all windows, the address is 2^52 or more, or `sg` is full. `sg` then
    * holds a part of the range: the caller drops the chain.
    */
@@ -96,8 +99,21 @@ export class GuestMemory {
     const offset = lo & PAGE_MASK;
     const row = this.find(page, offset);
     if (row === null) return false;
-    if (bytes <= row.end - offset) return sg.push(row.memory, offset + row.base, bytes);
-    return this.translateSplit(page, offset, bytes, sg);
+    const length = bytes | 0;
+    if (length > 0 && length <= row.end - offset) return sg.push(row.memory, offset + row.base, length);
+    return this.translateSplit(page, offset, bytes >>> 0, sg);
+  }
+
+  /**
+   * The window that holds the whole range, or null: the range is split, or wrong. Takes its arguments as `translate` does.
+   * The range lies at {@link offsetOf} in the window's memory.
+   */
+  whole(lo: number, hi: number, bytes: number): Row | null {
+    if ((hi & TOO_HIGH) !== 0) return null;
+    const offset = lo & PAGE_MASK;
+    const row = this.find((hi << 2) | (lo >>> PAGE_BITS), offset);
+    const length = bytes | 0;
+    return row !== null && length > 0 && length <= row.end - offset ? row : null;
   }
 
   private translateSplit(firstPage: number, firstOffset: number, bytes: number, sg: SgList): boolean {
@@ -124,10 +140,7 @@ export class GuestMemory {
    * windows: `translate` tells). Takes its arguments as `translate` does.
    */
   windowOf(lo: number, hi: number, bytes: number): number {
-    if ((hi & TOO_HIGH) !== 0) return -1;
-    const offset = lo & PAGE_MASK;
-    const row = this.find((hi << 2) | (lo >>> PAGE_BITS), offset);
-    return row !== null && bytes <= row.end - offset ? row.index : -1;
+    return this.whole(lo, hi, bytes)?.index ?? -1;
   }
 
   /** Memory of window `index`. */
@@ -149,6 +162,11 @@ export class GuestMemory {
       (w) => uva >= w.uva && uva < w.uva + w.length && w.base + (uva - w.uva) + bytes <= w.memory.length,
     );
   }
+}
+
+/** Offset in its window's memory of a guest address that `whole` found there. */
+export function offsetOf(row: Row, lo: number): number {
+  return (lo & PAGE_MASK) + row.base;
 }
 
 /**

@@ -10,6 +10,10 @@ import { type ScsiTask, TaskResponse } from './task.ts';
 import type { TmfWait } from './task-management.ts';
 import { responseWriter, sendResponse, setCheckCondition } from './task-result.ts';
 
+// Own copies of what the hot path uses: a constant of another module is loaded and checked at each use.
+const OK: typeof TaskResponse.OK = TaskResponse.OK;
+const GOOD = ScsiStatus.GOOD;
+
 /**
  * A task while a logical unit has it: one a ScsiTask, made once, used for each of its commands.
  *
@@ -45,7 +49,7 @@ export class Command implements BdevIoOwner {
   /** Counted by the write gate. */
   counted = false;
   /** Not OK: a TMF gave it up; this is its response once its disk request has come back. */
-  cancelled: TaskResponse = TaskResponse.OK;
+  cancelled: TaskResponse = OK;
   /** TMFs that wait for its end. */
   waiters: TmfWait | null = null;
   /** When it began: reactor clock, nanoseconds. */
@@ -80,7 +84,7 @@ export class Command implements BdevIoOwner {
   // Results. All return true, so that a handler can say `return command.good()`.
 
   good(): boolean {
-    this.task.status = ScsiStatus.GOOD;
+    this.task.status = GOOD;
     return true;
   }
 
@@ -196,7 +200,7 @@ export class Command implements BdevIoOwner {
 
   /** Run the next step. @returns false when the command is finished and must not be touched any more. */
   private step(lun: Lun): boolean {
-    if (this.cancelled !== TaskResponse.OK) {
+    if (this.cancelled !== OK) {
       lun.finishCancelled(this);
       return false;
     }

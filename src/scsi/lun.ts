@@ -18,6 +18,24 @@ import { TaskSet } from './task-set.ts';
 import { Attention, firstAttention, senseOfAttention } from './unit-attention.ts';
 import { WorkBuffers } from './work-buffers.ts';
 
+// Own copies of what the hot path uses: a constant of another module is loaded and checked at each use.
+const OK: typeof TaskResponse.OK = TaskResponse.OK;
+const OVERRUN: typeof TaskResponse.OVERRUN = TaskResponse.OVERRUN;
+const CHANGES = StateWord.CHANGES;
+const ATTENTION = NexusWord.ATTENTION;
+const ALWAYS = Access.ALWAYS;
+const GOOD_IO = BdevStatus.OK;
+const READ = BdevOp.READ;
+const CHECK_CONDITION = ScsiStatus.CHECK_CONDITION;
+const CONFLICT = ScsiStatus.RESERVATION_CONFLICT;
+const COMMANDS = Counter.COMMANDS;
+const READ_BYTES = Counter.READ_BYTES;
+const WRITE_BYTES = Counter.WRITE_BYTES;
+const READ_NANOSECONDS = Counter.READ_NANOSECONDS;
+const WRITE_NANOSECONDS = Counter.WRITE_NANOSECONDS;
+const READ_BUCKETS = READ_LATENCY;
+const WRITE_BUCKETS = WRITE_LATENCY;
+
 /**
  * A logical unit: one disk as one controller shows it. It takes each task through the checks that all commands share
  * (unit attention, reservation, reserved bits), runs its row's handler, and hands it back exactly once.
@@ -133,15 +151,15 @@ export class Lun {
       task.command = command;
     }
     if (command.lun !== null) throw new Error('a task was executed that is still under way: a bug of the transport');
-    if (this.state.words[StateWord.CHANGES] !== this.seenChanges) this.stateChanged();
+    if (this.state.words[CHANGES] !== this.seenChanges) this.stateChanged();
     clearResult(task);
     const row = this.commands.find(task.cdb);
     command.lun = this;
     command.row = row;
     command.next = null;
-    command.cancelled = TaskResponse.OK;
+    command.cancelled = OK;
     command.started = this.clock.now;
-    this.counters[Counter.COMMANDS]++;
+    this.counters[COMMANDS]++;
     this.tasks.add(command);
     if (row === null) {
       this.finishUnknown(command);
@@ -149,13 +167,13 @@ export class Lun {
     }
     const record = this.recordOf(task.nexus);
     if (record >= 0 && row.attention) {
-      const pending = this.state.words[this.state.nexusWord(record, NexusWord.ATTENTION)];
+      const pending = this.state.words[this.state.nexusWord(record, ATTENTION)];
       if (pending !== 0) {
         this.tellAttention(command, record, pending);
         return;
       }
     }
-    if (this.reserved && row.access !== Access.ALWAYS && this.conflicts(command, row, record)) return;
+    if (this.reserved && row.access !== ALWAYS && this.conflicts(command, row, record)) return;
     if ((task.cdb[row.length - 1] & 0x04) !== 0) {
       command.invalidCdb(row.length - 1, 2); // NACA: there is no ACA here
       this.finish(command);
@@ -166,7 +184,7 @@ export class Lun {
   }
 
   private start(command: Command): void {
-    if (command.cancelled !== TaskResponse.OK) this.finishCancelled(command);
+    if (command.cancelled !== OK) this.finishCancelled(command);
     else if (command.row!.run(this, command)) this.finish(command);
   }
 
@@ -214,24 +232,24 @@ export class Lun {
 
   /** The plain transfer of a READ or WRITE came back. */
   transferDone(command: Command): void {
-    if (command.cancelled !== TaskResponse.OK) {
+    if (command.cancelled !== OK) {
       this.finishCancelled(command);
       return;
     }
     const io = command.io;
     const counters = this.counters;
     const elapsed = this.clock.now - command.started;
-    if (io.status === BdevStatus.OK) {
+    if (io.status === GOOD_IO) {
       const bytes = io.blocks * this.info.blockSize;
       command.task.transferred = bytes;
-      if (io.op === BdevOp.READ) {
-        counters[Counter.READ_BYTES] += bytes;
-        counters[Counter.READ_NANOSECONDS] += elapsed;
-        counters[READ_LATENCY + latencyBucket(elapsed)]++;
+      if (io.op === READ) {
+        counters[READ_BYTES] += bytes;
+        counters[READ_NANOSECONDS] += elapsed;
+        counters[READ_BUCKETS + latencyBucket(elapsed)]++;
       } else {
-        counters[Counter.WRITE_BYTES] += bytes;
-        counters[Counter.WRITE_NANOSECONDS] += elapsed;
-        counters[WRITE_LATENCY + latencyBucket(elapsed)]++;
+        counters[WRITE_BYTES] += bytes;
+        counters[WRITE_NANOSECONDS] += elapsed;
+        counters[WRITE_BUCKETS + latencyBucket(elapsed)]++;
       }
     } else {
       this.failIo(command);
@@ -243,7 +261,7 @@ export class Lun {
   failIo(command: Command): boolean {
     const status = command.io.status;
     if (status === BdevStatus.RESERVATION_CONFLICT) return command.status(ScsiStatus.RESERVATION_CONFLICT);
-    if (command.io.op === BdevOp.READ) this.counters[Counter.READ_ERRORS]++;
+    if (command.io.op === READ) this.counters[Counter.READ_ERRORS]++;
     else this.counters[Counter.WRITE_ERRORS]++;
     return command.fail(senseOfBdevStatus(status), status === BdevStatus.OUT_OF_RANGE ? command.io.lba : NONE);
   }
@@ -251,10 +269,10 @@ export class Lun {
   /** Give the task back. Its result is set. */
   finish(command: Command): void {
     const task = command.task;
-    if (task.response === TaskResponse.OK) {
-      if (task.status === ScsiStatus.CHECK_CONDITION) this.counters[Counter.CHECK_CONDITIONS]++;
-      else if (task.status === ScsiStatus.RESERVATION_CONFLICT) this.counters[Counter.RESERVATION_CONFLICTS]++;
-    } else if (task.response === TaskResponse.OVERRUN) this.counters[Counter.OVERRUNS]++;
+    if (task.response === OK) {
+      if (task.status === CHECK_CONDITION) this.counters[Counter.CHECK_CONDITIONS]++;
+      else if (task.status === CONFLICT) this.counters[Counter.RESERVATION_CONFLICTS]++;
+    } else if (task.response === OVERRUN) this.counters[Counter.OVERRUNS]++;
     this.tasks.remove(command);
     if (command.buffer !== null) this.buffers.release(command);
     const waiters = command.waiters;
@@ -294,7 +312,7 @@ export class Lun {
 
   /** Let waiting commands go on. @returns how many got a turn */
   poll(): number {
-    if (this.state.words[StateWord.CHANGES] !== this.seenChanges) this.stateChanged();
+    if (this.state.words[CHANGES] !== this.seenChanges) this.stateChanged();
     const turns = this.turns;
     if (turns.length > 0) {
       this.turns = [];
@@ -314,7 +332,7 @@ export class Lun {
     for (const command of commands) command.cancelled = response;
     // Ending one may let another start, or be reused: look again at each.
     for (const command of commands) {
-      if (command.cancelled !== TaskResponse.OK && command.waiting !== Waiting.NOT) this.finishWaiting(command);
+      if (command.cancelled !== OK && command.waiting !== Waiting.NOT) this.finishWaiting(command);
     }
   }
 
@@ -408,7 +426,7 @@ export class Lun {
 
   private refresh(): void {
     const words = this.state.words;
-    this.seenChanges = words[StateWord.CHANGES];
+    this.seenChanges = words[CHANGES];
     const mode = this.state.mode;
     this.descriptorSense = (mode & ModeBit.D_SENSE) !== 0;
     this.writeProtected = this.info.readOnly || (mode & ModeBit.SWP) !== 0;

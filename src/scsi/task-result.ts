@@ -3,6 +3,10 @@ import { NONE, type SenseCode, writeSense } from './sense.ts';
 import { ScsiStatus } from './status.ts';
 import { type ScsiTask, TaskResponse } from './task.ts';
 
+// Own copies of what the hot path uses: a constant of another module is loaded and checked at each use.
+const OK: typeof TaskResponse.OK = TaskResponse.OK;
+const GOOD = ScsiStatus.GOOD;
+
 /**
  * The ways in which a task gets its result. They set fields only; who calls them then hands the task back.
  */
@@ -12,8 +16,8 @@ export const responseWriter = new ResponseWriter();
 
 /** Back to "no result yet". */
 export function clearResult(task: ScsiTask): void {
-  task.response = TaskResponse.OK;
-  task.status = ScsiStatus.GOOD;
+  task.response = OK;
+  task.status = GOOD;
   task.senseLength = 0;
   task.transferred = 0;
 }

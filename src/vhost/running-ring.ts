@@ -13,6 +13,10 @@ import { PUBLISH_EVERY, REQUESTS_PER_PASS } from './limits.ts';
 import type { MemoryTable, MemoryTables } from './memory-table.ts';
 import type { KickSource, Notifier } from './transport.ts';
 
+// Own copies of what the hot path uses: a constant of another module is loaded and checked at each use.
+const BATCH = PUBLISH_EVERY;
+const BUDGET = REQUESTS_PER_PASS;
+
 /** What it tells the session. */
 export interface RunningRingOwner {
   /** The ring broke: `ring.broken` says why. Once. */
@@ -89,7 +93,7 @@ export class RunningRing {
   poll(): number {
     let done = 0;
     if (this.enabled && !this.stopping && this.ring.broken === null) {
-      done = this.queue.poll(REQUESTS_PER_PASS);
+      done = this.queue.poll(BUDGET);
       if (this.ring.broken !== null) this.reportBroken();
     }
     if (this.unpublished > 0 || this.ring.unpublished) {
@@ -219,7 +223,7 @@ export class RunningRing {
     this.release(head);
     if (!this.dead) {
       this.ring.push(head, written);
-      if (++this.unpublished >= PUBLISH_EVERY) this.publish();
+      if (++this.unpublished >= BATCH) this.publish();
     }
     if (this.stopping && this.outstanding === 0) this.idle();
   }

@@ -4,6 +4,7 @@
  * guest's size cost a bounded amount of memory.
  */
 import { Memory } from '../memory/memory.ts';
+import { SgList } from '../memory/sg-list.ts';
 import { ScsiTask, type TaskOwner } from '../scsi/task.ts';
 import { ChainFrame } from '../virtio/chain-reader.ts';
 import { MAX_IN_FLIGHT } from './limits.ts';
@@ -27,8 +28,10 @@ export class RequestSlot extends ScsiTask {
   readonly header: Memory;
   home: RequestHome | null = null;
   head = 0;
-  /** The chain: `dataOut`, `dataIn`, and the two headers, in as many pieces as they have bytes, if the driver likes. */
+  /** The chain: `dataOut`, `dataIn`, and the two headers where each is a descriptor by itself. */
   readonly frame = new ChainFrame(this.dataOut, this.dataIn, REQUEST.size, RESPONSE.size);
+  /** Where the response goes when it is not: in as many pieces as it has bytes, if the driver likes. */
+  readonly pieces = new SgList(0, RESPONSE.size);
   /** The target that has the task; null when none has. */
   entry: TargetEntry | null = null;
 
@@ -76,7 +79,10 @@ export class RequestPool implements TaskOwner {
 
   /** Free slots name memory that may go: let them forget it. Control path. */
   forget(): void {
-    for (let i = 0; i < this.height; i++) this.free[i].frame.forget();
+    for (let i = 0; i < this.height; i++) {
+      this.free[i].frame.forget();
+      this.free[i].pieces.forget();
+    }
   }
 
   /** Slots whose task a target has. Control path. */

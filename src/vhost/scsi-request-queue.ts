@@ -4,14 +4,14 @@
  * The header is copied once into private memory and parsed there; nobody looks at the guest's copy again. A request
  * holds a slot of the session's pool from here to its response.
  */
+import { copyMemory } from '../memory/copy.ts';
 import { Memory } from '../memory/memory.ts';
-import type { SgList } from '../memory/sg-list.ts';
 import type { ModelQueue } from './device-model.ts';
 import type { RunningRing } from './running-ring.ts';
 import type { ScsiController } from './scsi-controller.ts';
 import type { RequestHome, RequestPool, RequestSlot } from './scsi-request-pool.ts';
 import { flatLun, MAX_TARGETS, REQUEST, RESPONSE, RESPONSE_OF_TASK, VIRTIO_SCSI_S } from './scsi-wire.ts';
-import { settleFront } from './sg-split.ts';
+import { cutFront } from './sg-split.ts';
 
 // Word indexes. The LUN's four bytes that count are one word; so are status_qualifier, status and response.
 const LUN = REQUEST.fields.lun[0] >> 2;
@@ -21,19 +21,23 @@ const SENSE_LEN = RESPONSE.fields.sense_len[0] >> 2;
 const RESIDUAL = RESPONSE.fields.residual[0] >> 2;
 const STATUS_WORD = RESPONSE.fields.status_qualifier[0] >> 2;
 const SENSE = RESPONSE.fields.sense[0];
+// Own copies of what each request uses: a constant of another module is loaded and checked at each use.
+const REQUEST_BYTES = REQUEST.size;
+const RESPONSE_BYTES = RESPONSE.size;
+const TARGETS = MAX_TARGETS;
+const CODES = RESPONSE_OF_TASK;
 /** The header in whole words: 51 bytes are 13. */
 const HEADER_WORDS = 13;
 if (HEADER_WORDS !== Math.ceil(REQUEST.size / 4)) throw new Error('scsi-request-queue: the header layout has changed');
 
 /**
- * Copy a header that lies aligned and in one piece, each word once. The last word has a byte behind the header, which
- * nobody looks at. @returns false when it does not lie so
+ * Copy an aligned header, each word once. The last word has a byte behind the header, which nobody looks at.
+ * @returns false when it is not aligned, or ends with its memory
  */
-function copyHeader(from: SgList, to: Uint32Array): boolean {
-  const at = from.offset[0];
-  const words = from.memory[0].u32;
+function copyHeader(memory: Memory, at: number, to: Uint32Array): boolean {
+  const words = memory.u32;
   const w = at >> 2;
-  if ((at & 3) !== 0 || from.length[0] < REQUEST.size || w + HEADER_WORDS > words.length) return false;
+  if ((at & 3) !== 0 || w + HEADER_WORDS > words.length) return false;
   to[0] = words[w];
   to[1] = words[w + 1];
   to[2] = words[w + 2];
@@ -98,20 +102,13 @@ export class RequestQueue implements ModelQueue, RequestHome {
       return;
     }
     this.requests++;
-    if (!settleFront(frame.request, dataOut, REQUEST.size)) {
-      this.drop(slot, `${dataOut.bytes} readable bytes, a request header has ${REQUEST.size}`);
-      return;
-    }
-    if (!settleFront(frame.response, dataIn, RESPONSE.size)) {
-      this.drop(slot, `${dataIn.bytes} writable bytes, a response has ${RESPONSE.size}`);
-      return;
-    }
     const header = slot.header.u32;
-    if (!copyHeader(frame.request, header)) frame.request.gather(0, slot.header, 0, REQUEST.size);
+    const plain = frame.requestAt >= 0 && frame.responseAt >= 0;
+    if (!(plain && copyHeader(frame.requestMemory, frame.requestAt, header)) && !this.cutHeaders(slot)) return;
 
     const lun = header[LUN];
     const target = (lun >>> 8) & 0xff;
-    const entry = (lun & 0xff) === 1 && target < MAX_TARGETS ? this.controller.entries[target] : null;
+    const entry = (lun & 0xff) === 1 && target < TARGETS ? this.controller.entries[target] : null;
     if (entry === null) {
       this.badTargets++;
       this.refuse(slot, VIRTIO_SCSI_S.BAD_TARGET);
@@ -132,6 +129,23 @@ export class RequestQueue implements ModelQueue, RequestHome {
     entry.target.execute(slot);
   }
 
+  /** Find the headers however the driver has cut and placed them. @returns false when they are not there */
+  private cutHeaders(slot: RequestSlot): boolean {
+    const { frame, dataOut, dataIn, pieces } = slot;
+    if (frame.requestAt >= 0) copyMemory(slot.header, 0, frame.requestMemory, frame.requestAt, REQUEST_BYTES);
+    else if (dataOut.gather(0, slot.header, 0, REQUEST_BYTES) === REQUEST_BYTES) cutFront(dataOut, REQUEST_BYTES, null);
+    else {
+      this.drop(slot, `${dataOut.bytes} readable bytes, a request header has ${REQUEST_BYTES}`);
+      return false;
+    }
+    pieces.reset();
+    if (frame.responseAt < 0 && (dataIn.bytes < RESPONSE_BYTES || !cutFront(dataIn, RESPONSE_BYTES, pieces))) {
+      this.drop(slot, `${dataIn.bytes} writable bytes, a response has ${RESPONSE_BYTES}`);
+      return false;
+    }
+    return true;
+  }
+
   /** No request at all: the ring breaks. */
   private drop(slot: RequestSlot, reason: string): void {
     this.pool.give(slot);
@@ -144,7 +158,7 @@ export class RequestQueue implements ModelQueue, RequestHome {
     const dataIn = slot.dataIn.bytes;
     const residual = slot.dataOut.bytes + dataIn - slot.transferred; // of one direction: the other is empty
     const data = dataIn > 0 ? slot.transferred : 0;
-    this.send(slot, slot.senseLength, residual, (RESPONSE_OF_TASK[slot.response] << 24) | (slot.status << 16), data);
+    this.send(slot, slot.senseLength, residual, (CODES[slot.response] << 24) | (slot.status << 16), data);
     entry.release();
   }
 
@@ -159,29 +173,30 @@ export class RequestQueue implements ModelQueue, RequestHome {
    */
   private send(slot: RequestSlot, senseLength: number, residual: number, word: number, data: number): void {
     const ring = this.ring;
-    const { response } = slot.frame;
     if (!ring.abandoned) {
-      const at = response.offset[0];
-      if ((at & 3) === 0 && response.length[0] >= SENSE) {
-        const words = response.memory[0].u32;
-        words[(at >> 2) + SENSE_LEN] = senseLength;
-        words[(at >> 2) + RESIDUAL] = residual;
-        words[(at >> 2) + STATUS_WORD] = word;
-      } else {
-        answer.u32[SENSE_LEN] = senseLength;
-        answer.u32[RESIDUAL] = residual;
-        answer.u32[STATUS_WORD] = word;
-        response.scatter(0, answer, 0, SENSE);
-      }
-      if (senseLength > 0) this.sendSense(slot, senseLength);
+      const { responseAt, responseMemory } = slot.frame;
+      if (responseAt >= 0 && (responseAt & 3) === 0 && senseLength === 0) {
+        const words = responseMemory.u32;
+        const w = responseAt >> 2;
+        words[w + SENSE_LEN] = 0;
+        words[w + RESIDUAL] = residual;
+        words[w + STATUS_WORD] = word;
+      } else this.sendPieces(slot, senseLength, residual, word);
     }
     this.pool.give(slot);
-    ring.complete(slot.head, RESPONSE.size + data);
+    ring.complete(slot.head, RESPONSE_BYTES + data);
   }
 
-  private sendSense(slot: RequestSlot, bytes: number): void {
-    for (let i = 0; i < bytes; i++) answer.u8[SENSE + i] = slot.sense[i];
-    slot.frame.response.scatter(SENSE, answer, SENSE, bytes);
+  /** As a driver has cut and placed it, or with sense data: only the bytes that mean something. */
+  private sendPieces(slot: RequestSlot, senseLength: number, residual: number, word: number): void {
+    const { u8, u32 } = answer;
+    u32[SENSE_LEN] = senseLength;
+    u32[RESIDUAL] = residual;
+    u32[STATUS_WORD] = word;
+    for (let i = 0; i < senseLength; i++) u8[SENSE + i] = slot.sense[i];
+    const { responseAt, responseMemory } = slot.frame;
+    if (responseAt >= 0) copyMemory(responseMemory, responseAt, answer, 0, SENSE + senseLength);
+    else slot.pieces.scatter(0, answer, 0, SENSE + senseLength);
   }
 
   arm(): boolean {

@@ -42,12 +42,3 @@ export function cutBack(sg: SgList, back: SgList): void {
   if (length === 0) sg.count = last;
   sg.bytes--;
 }
-
-/**
- * Have the first `bytes` of what a chain holds in `front`: there already, when the driver made a descriptor of just them,
- * else cut off `sg`.
- * @returns false when there are not so many
- */
-export function settleFront(front: SgList, sg: SgList, bytes: number): boolean {
-  return front.count > 0 || (sg.bytes >= bytes && cutFront(sg, bytes, front));
-}

@@ -1,5 +1,5 @@
-import type { GuestMemory } from '../memory/guest-memory.ts';
-import { Memory } from '../memory/memory.ts';
+import { type GuestMemory, offsetOf } from '../memory/guest-memory.ts';
+import { Memory, NO_MEMORY } from '../memory/memory.ts';
 import { SgList } from '../memory/sg-list.ts';
 import { VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE } from './features.ts';
 import { describeDesc, MAX_QUEUE_SIZE, VIRTQ_DESC } from './layout.ts';
@@ -12,6 +12,10 @@ import { describeDesc, MAX_QUEUE_SIZE, VIRTQ_DESC } from './layout.ts';
  * Flag bits the spec does not define are ignored, as every device does: drivers may leave anything in them.
  */
 
+// Own copies: a constant of another module is loaded and checked at each use, one of this module is part of the code.
+const NEXT = VIRTQ_DESC_F_NEXT;
+const WRITE = VIRTQ_DESC_F_WRITE;
+const INDIRECT = VIRTQ_DESC_F_INDIRECT;
 const WORDS_SHIFT = 2; // a descriptor is 4 u32 words
 const LEN_WORD = VIRTQ_DESC.fields.len[0] >> 2;
 /** One word holds flags (low half) and next (high half): one load, so the two belong together. */
@@ -27,7 +31,7 @@ if (VIRTQ_DESC.size !== 4 << WORDS_SHIFT || VIRTQ_DESC.fields.next[0] !== (FLAGS
 export const MAX_TABLE = MAX_QUEUE_SIZE;
 const MAX_TABLE_BYTES = MAX_TABLE * VIRTQ_DESC.size;
 
-/** A chain has at most this many bytes in total (§2.7.5.2). */
+/** A chain has at most this many bytes in total (§2.7.5.2); the few of headers that a frame took are not counted. */
 const MAX_CHAIN_BYTES = 0x1_0000_0000;
 
 /**
@@ -39,26 +43,25 @@ const tableParts = new SgList(4, 64);
 
 /**
  * Where the parts of a chain go. Protocols whose chains begin with a request header, and whose writable half begins
- * with a response, name the two lengths: a first descriptor of just that length, as every driver makes it, goes to a list
- * of its own, and nothing has to be cut off the data afterwards. Any other cut leaves `request` or `response` empty and
- * the header at the front of `out` or `into`.
+ * with a response, name the two lengths: a first descriptor of just that length that lies in one piece, as every driver
+ * makes it, becomes a place of its own, and nothing has to be cut off the data. Any other cut leaves `requestAt` or
+ * `responseAt` at -1, and the header at the front of `out` or `into`.
  */
 export class ChainFrame {
   /** Device-readable and device-writable buffers. */
   out: SgList;
   into: SgList;
-  /** At most one descriptor each. */
-  readonly request: SgList;
-  readonly response: SgList;
   readonly requestBytes: number;
   readonly responseBytes: number;
+  requestMemory: Memory = NO_MEMORY;
+  requestAt = -1;
+  responseMemory: Memory = NO_MEMORY;
+  responseAt = -1;
 
   /** @param requestBytes length of the header, -1 for none @param responseBytes likewise */
   constructor(out: SgList, into: SgList, requestBytes = -1, responseBytes = -1) {
     this.out = out;
     this.into = into;
-    this.request = new SgList(1, Math.max(1, requestBytes));
-    this.response = new SgList(1, Math.max(1, responseBytes));
     this.requestBytes = requestBytes;
     this.responseBytes = responseBytes;
   }
@@ -66,21 +69,17 @@ export class ChainFrame {
   reset(): void {
     this.out.reset();
     this.into.reset();
-    this.request.reset();
-    this.response.reset();
+    this.requestAt = -1;
+    this.responseAt = -1;
   }
 
   /** As SgList.forget. */
   forget(): void {
+    this.reset();
     this.out.forget();
     this.into.forget();
-    this.request.forget();
-    this.response.forget();
-  }
-
-  /** Bytes of the whole chain. */
-  get bytes(): number {
-    return this.out.bytes + this.into.bytes + this.request.bytes + this.response.bytes;
+    this.requestMemory = NO_MEMORY;
+    this.responseMemory = NO_MEMORY;
   }
 }
 
@@ -118,14 +117,14 @@ export class ChainReader {
     let i = head;
     for (;;) {
       const at = base + (i << WORDS_SHIFT);
-      const word = table[at + FLAGS_WORD];
-      const len = table[at + LEN_WORD];
+      const word = table[at + FLAGS_WORD] | 0;
       // As signed words: a u32 of 2^31 or more would become a heap number on its way through a call.
+      const len = table[at + LEN_WORD] | 0;
       const lo = table[at] | 0;
       const hi = table[at + 1] | 0;
-      if ((word & VIRTQ_DESC_F_INDIRECT) !== 0) {
+      if ((word & INDIRECT) !== 0) {
         const n = inTable ? -1 : this.openTable(lo, hi, len, word);
-        if (n < 0) return this.fail(i, inTable, lo, hi, len, word, this.tableError(inTable, len, word));
+        if (n < 0) return this.fail(i, inTable, lo, hi, len, word, this.tableError(inTable, len >>> 0, word));
         table = this.table;
         base = this.base;
         entries = n;
@@ -135,32 +134,45 @@ export class ChainReader {
         continue;
       }
       let list: SgList;
-      if ((word & VIRTQ_DESC_F_WRITE) !== 0) {
-        const first = !writing;
+      let first: boolean;
+      if ((word & WRITE) !== 0) {
+        first = !writing && len === frame.responseBytes;
         writing = true;
-        list = first && len === frame.responseBytes ? frame.response : frame.into;
+        list = frame.into;
       } else if (!writing) {
-        const first = !reading;
+        first = !reading && len === frame.requestBytes;
         reading = true;
-        list = first && len === frame.requestBytes ? frame.request : frame.out;
+        list = frame.out;
       } else {
         return this.fail(i, inTable, lo, hi, len, word, 'is readable after a writable one (§2.7.4.2)');
       }
-      // A buffer of no bytes says nothing and harms nobody: some drivers leave them in, so they are skipped.
-      // They are not translated: their address need not exist.
-      if (len !== 0 && !guest.translate(lo, hi, len, list)) {
-        const why = list.full ? 'is one segment too many' : "does not lie in the front end's memory";
-        return this.fail(i, inTable, lo, hi, len, word, why);
+      const row = guest.whole(lo, hi, len);
+      if (row !== null && first) {
+        if (writing) {
+          frame.responseMemory = row.memory;
+          frame.responseAt = offsetOf(row, lo);
+        } else {
+          frame.requestMemory = row.memory;
+          frame.requestAt = offsetOf(row, lo);
+        }
+      } else if (row === null || !list.push(row.memory, offsetOf(row, lo), len)) {
+        // A buffer of no bytes says nothing and harms nobody: some drivers leave them in, so they are skipped.
+        // They are not translated: their address need not exist.
+        if (len !== 0 && (list.full || !guest.translate(lo, hi, len, list))) {
+          const why = list.full ? 'is one segment too many' : "does not lie in the front end's memory";
+          return this.fail(i, inTable, lo, hi, len, word, why);
+        }
       }
-      if ((word & VIRTQ_DESC_F_NEXT) === 0) break;
+      if ((word & NEXT) === 0) break;
       const next = word >>> 16;
       if (next >= entries) return this.fail(i, inTable, lo, hi, len, word, `leads out of its table of ${entries}`);
       if (--left === 0)
         return this.fail(i, inTable, lo, hi, len, word, `is number ${entries} of the chain and goes on: a loop`);
       i = next;
     }
-    if (frame.bytes > MAX_CHAIN_BYTES) {
-      this.error = `the chain has ${frame.bytes} bytes, more than 2^32 (§2.7.5.2)`;
+    const { out, into } = frame;
+    if (out.bytes + into.bytes > MAX_CHAIN_BYTES) {
+      this.error = `the chain has ${out.bytes + into.bytes} bytes, more than 2^32 (§2.7.5.2)`;
       return false;
     }
     return true;
@@ -173,7 +185,7 @@ export class ChainReader {
    */
   private openTable(lo: number, hi: number, len: number, word: number): number {
     if (!this.indirect || (word & VIRTQ_DESC_F_NEXT) !== 0) return -1;
-    if (len === 0 || (len & (VIRTQ_DESC.size - 1)) !== 0 || len > MAX_TABLE_BYTES) return -1;
+    if (len <= 0 || (len & (VIRTQ_DESC.size - 1)) !== 0 || len > MAX_TABLE_BYTES) return -1;
     const guest = this.guest;
     const window = guest.windowOf(lo, hi, len);
     if (window >= 0) {
@@ -204,7 +216,7 @@ export class ChainReader {
 
   private fail(index: number, inTable: boolean, lo: number, hi: number, len: number, word: number, why: string): false {
     const which = inTable ? 'indirect descriptor' : 'descriptor';
-    this.error = `${which} ${index} (${describeDesc(lo, hi, len, word & 0xffff, word >>> 16)}) ${why}`;
+    this.error = `${which} ${index} (${describeDesc(lo, hi, len >>> 0, word & 0xffff, word >>> 16)}) ${why}`;
     return false;
   }
 }

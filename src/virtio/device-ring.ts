@@ -41,6 +41,10 @@ export const RING_BROKEN = -2;
 /** `look` tells `pop` to go on. */
 const FOUND = -3;
 
+// Own copies: a constant of another module is loaded and checked at each use.
+const NO_INTERRUPT = VIRTQ_AVAIL_F_NO_INTERRUPT;
+const NO_NOTIFY = VIRTQ_USED_F_NO_NOTIFY;
+
 /** What the ring knows of a head. */
 const FREE = 0;
 const IN_FLIGHT = 1;
@@ -357,7 +361,7 @@ export class DeviceRing {
   }
 
   private wantsNotification(now: number): boolean {
-    if (!this.eventIdx) return (this.avail16[this.availFlags] & VIRTQ_AVAIL_F_NO_INTERRUPT) === 0;
+    if (!this.eventIdx) return (this.avail16[this.availFlags] & NO_INTERRUPT) === 0;
     const since = this.signalledUsed;
     const valid = this.signalledValid;
     this.signalledUsed = now;
@@ -387,7 +391,7 @@ export class DeviceRing {
   suppressNotifications(): void {
     // With EVENT_IDX there is nothing to do: the event armed last lies behind, and passes once in 2^16 buffers.
     if (this.jumpIsIdle && this.away) return;
-    if (!this.eventIdx && this.broken === null) this.used16[this.usedFlags] = VIRTQ_USED_F_NO_NOTIFY;
+    if (!this.eventIdx && this.broken === null) this.used16[this.usedFlags] = NO_NOTIFY;
   }
 
   private drop(head: number): void {
