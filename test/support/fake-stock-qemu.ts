@@ -85,7 +85,7 @@ export class FakeStockQemu extends FakeVirtioPci {
   constructor(loop: EventLoop, path: string, vrings: number) {
     const ram = new FileDma();
     super({
-      deviceId: 0x107e,
+      deviceId: 0x1066,
       caps: [...VIRTIO_CAPS, { type: 8, bar: WINDOW_BAR, id: 0, offset: 0, length: 0, more: [0, 16] }],
       queues: 2 + vrings,
       vectors: 1,

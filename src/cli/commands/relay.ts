@@ -35,7 +35,7 @@ function deviceArguments(options: RelayCommandOptions): string {
   const queues = options.vrings + 2;
   return (
     `-chardev socket,id=vvu0,path=${options.appliance} ` +
-    `-device vhost-user-test-device-pci,chardev=vvu0,virtio-id=62,num_vqs=${queues},vq_size=128,config_size=0,addr=07.0`
+    `-device vhost-user-test-device-pci,chardev=vvu0,virtio-id=38,num_vqs=${queues},vq_size=128,config_size=0,addr=07.0`
   );
 }
 

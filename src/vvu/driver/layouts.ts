@@ -100,7 +100,7 @@ export const LAYOUTS: readonly LayoutRow[] = [
   {
     name: 'S',
     what: 'stock QEMU through vvu-target relay',
-    ids: [0x107e],
+    ids: [0x1066],
     doorbells: 'queues',
     regions: 'placed',
     link: 'relay',
