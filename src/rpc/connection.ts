@@ -15,6 +15,9 @@ const log = logger('rpc');
 /** Requests waiting in one connection before we stop reading from it. */
 const MAX_WAITING = 64;
 
+/** How long a client may take to read why it is hung up on. */
+const LAST_WORDS_MS = 1000;
+
 export class Connection {
   private readonly socket: Socket;
   private readonly dispatcher: Dispatcher;
@@ -44,7 +47,7 @@ export class Connection {
   private received(chunk: Buffer): void {
     if (this.broken !== undefined) return;
     this.broken = this.splitter.push(chunk);
-    if (this.broken !== undefined || this.waiting.length > MAX_WAITING) this.socket.pause();
+    if (this.broken === undefined && this.waiting.length > MAX_WAITING) this.socket.pause();
     this.wake();
   }
 
@@ -71,10 +74,22 @@ export class Connection {
     }
     if (this.broken !== undefined) {
       await this.send(createJSONRPCErrorResponse(null, RpcCode.PARSE_ERROR, `Parse error: ${this.broken}`));
-      this.socket.destroySoon();
+      this.hangUp();
     } else if (this.ended) {
       this.socket.end();
     }
+  }
+
+  /**
+   * Close, but let the client read why: closing with bytes of its unread would reset the connection and take our last
+   * words with it. So the rest of its stream is read and dropped, for a short while.
+   */
+  private hangUp(): void {
+    const { socket } = this;
+    socket.resume();
+    socket.end();
+    const timer = setTimeout(() => socket.destroy(), LAST_WORDS_MS);
+    socket.once('close', () => clearTimeout(timer));
   }
 
   /** Write one answer; waits while the client does not read, so that a lazy client holds up only itself. */
