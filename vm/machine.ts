@@ -19,7 +19,8 @@ import { Qmp } from './qmp.ts';
 const BOOT_SECONDS = 300;
 const COMMAND_LINE = 'console=ttyS0 quiet mitigations=off no_timer_check';
 
-export interface VhostUserScsi {
+/** A disk controller of the machine whose back end is another process. */
+export interface VhostUserDevice {
   /** Path of the back end's socket; it must be listening. */
   socket: string;
   /** Request queues; default 1. */
@@ -38,7 +39,8 @@ export interface MachineOptions {
   kernel?: { image: string; initrd: string[]; append?: string };
   memoryMiB?: number;
   cpus?: number;
-  scsi?: VhostUserScsi[];
+  scsi?: VhostUserDevice[];
+  blk?: VhostUserDevice[];
   /** More of `-machine`, e.g. `kernel-irqchip=split`. */
   machine?: string;
   /** More arguments for QEMU. */
@@ -221,14 +223,21 @@ function qemuArguments(options: MachineOptions, accel: Accelerator, scratch: str
     args.push('-device', 'isa-debugcon,iobase=0x402,chardev=firmware');
   }
   options.scsi?.forEach((scsi, i) => {
-    const reconnect = scsi.reconnectMs === undefined ? '' : `,reconnect-ms=${scsi.reconnectMs}`;
-    const boot = scsi.bootIndex === undefined ? '' : `,bootindex=${scsi.bootIndex}`;
-    args.push('-chardev', `socket,id=vhost${i},path=${scsi.socket}${reconnect}`);
-    const more = scsi.properties === undefined ? '' : `,${scsi.properties}`;
-    const device = `vhost-user-scsi-pci,id=scsi${i},chardev=vhost${i},num_queues=${scsi.queues ?? 1}`;
-    args.push('-device', `${device}${boot}${more}`);
+    args.push(...vhostUserArguments(scsi, `scsi${i}`, 'vhost-user-scsi-pci', 'num_queues'));
+  });
+  options.blk?.forEach((blk, i) => {
+    args.push(...vhostUserArguments(blk, `blk${i}`, 'vhost-user-blk-pci', 'num-queues'));
   });
   return [...args, ...(options.args ?? [])];
+}
+function vhostUserArguments(device: VhostUserDevice, id: string, driver: string, queues: string): string[] {
+  const reconnect = device.reconnectMs === undefined ? '' : `,reconnect-ms=${device.reconnectMs}`;
+  const boot = device.bootIndex === undefined ? '' : `,bootindex=${device.bootIndex}`;
+  const more = device.properties === undefined ? '' : `,${device.properties}`;
+  return [
+    ...['-chardev', `socket,id=${id}-socket,path=${device.socket}${reconnect}`],
+    ...['-device', `${driver},id=${id},chardev=${id}-socket,${queues}=${device.queues ?? 1}${boot}${more}`],
+  ];
 }
 
 /** QEMU takes one initrd; the kernel takes several archives one behind the other in it. */
