@@ -22,6 +22,14 @@ export const PAGE_SIZE = libc.getpagesize();
  */
 export const OVERHANG = 0x10_0000;
 
+/** Longest ArrayBuffer over mapped memory (see libc.viewOf). */
+const MAX_VIEW = 0x1_0000_0000;
+/**
+ * Views begin at multiples of this, so that every Memory that begins before the next lies in one view. Few long views:
+ * V8 takes each for memory that it could free, and collects the whole heap for every one beyond some gigabyte.
+ */
+const VIEW_STEP = MAX_VIEW - MAX_MEMORY;
+
 /** A mapping for another thread of this process; survives structured clone. */
 export interface MappingShare {
   readonly address: number;
@@ -40,6 +48,8 @@ export class Mapping {
   private readonly owner: boolean;
   /** By place: the same window asked for twice is one Memory, so this cannot grow without bound. */
   private readonly windows = new Map<string, Memory>();
+  /** By number of VIEW_STEPs from the beginning. */
+  private readonly views = new Map<number, ArrayBuffer>();
 
   /** For this file; others use mapFile, mapAnonymous and adopt. */
   constructor(range: AddressRange, address: number, size: number, sealed: boolean, owner: boolean) {
@@ -69,11 +79,20 @@ export class Mapping {
     const key = `${offset}+${bytes}`;
     const known = this.windows.get(key);
     if (known !== undefined) return known;
-    const buffer = this.range.view(this.address + offset, bytes);
-    if (buffer === undefined) throw new RangeError('memoryAt: the owner has unmapped this');
-    const memory = new Memory(buffer, 0, bytes, this.address + offset);
+    const step = Math.floor(offset / VIEW_STEP);
+    const memory = new Memory(this.view(step), offset - step * VIEW_STEP, bytes, this.address + offset);
     this.windows.set(key, memory);
     return memory;
+  }
+
+  private view(step: number): ArrayBuffer {
+    const known = this.views.get(step);
+    if (known !== undefined && !this.range.retired) return known;
+    const start = step * VIEW_STEP;
+    const buffer = this.range.view(this.address + start, Math.min(MAX_VIEW, this.size - start));
+    if (buffer === undefined) throw new RangeError('memoryAt: the owner has unmapped this');
+    this.views.set(step, buffer);
+    return buffer;
   }
 
   /** As {@link memoryAt}, but longer by up to OVERHANG where the mapping goes on. What cutWindows wants. */
@@ -91,6 +110,7 @@ export class Mapping {
     this.size = 0;
     for (const memory of this.windows.values()) memory.revoke();
     this.windows.clear();
+    this.views.clear();
     if (this.owner) this.range.retire();
   }
 

@@ -16,6 +16,7 @@ import { tempDir } from '../support/temp-dir.ts';
 
 const test = suite('mapping');
 const dir = tempDir();
+const GIB = 2 ** 30;
 
 /** The line of /proc/self/maps or the VmFlags of /proc/self/smaps for the area that holds `address`. */
 function area(address: number): { name: string; permissions: string; flags: string[]; start: number; end: number } {
@@ -336,6 +337,28 @@ test('an adopted mapping is not the owner: its unmap leaves the memory alone', (
   assert.is(third.unmapped, true);
   assert.throws(() => mapping.share(), RangeError);
   assert.throws(() => other.memoryAt(0, 64), RangeError);
+});
+
+test('a mapping of many GiB: each window is its own place, few buffers under all', () => {
+  const size = 13 * GIB;
+  const fd = memfd('many', size);
+  const mapping = mapFile(fd, { size });
+  const windows = Array.from({ length: 13 }, (_, i) => mapping.windowAt(i * GIB, GIB));
+  windows.forEach((w, i) => {
+    w.u32[GIB / 4 - 1] = 1000 + i;
+  });
+  windows.forEach((w, i) => {
+    assert.is(mapping.memoryAt(i * GIB + GIB - 8, 8).u32[1], 1000 + i);
+    const over = i < 12 ? OVERHANG : 0;
+    assert.is(w.length, GIB + over);
+    windows[i].u32[0] = i;
+    if (i > 0) assert.is(windows[i - 1].u32[GIB / 4], i); // the overhang
+  });
+  assert.is(new Set(windows.map((w) => w.u8.buffer)).size, 5);
+  assert.throws(() => mapping.memoryAt(size - 8, 16), RangeError);
+  mapping.unmap();
+  assert.is(windows[12].length, 0);
+  fd.close();
 });
 
 test.run();
