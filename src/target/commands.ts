@@ -51,6 +51,8 @@ export interface Commands {
   bdevResized: [BdevShare, undefined];
   /** The disk has rate limits now. Once in its life: the limits themselves are in shared memory. */
   bdevLimited: [BdevShare, undefined];
+  /** Interrupt coalescing of a controller, at any time. */
+  setCoalescing: [{ name: string; delayUs: number; iopsThreshold: number }, undefined];
   describe: [{ name: string }, ControllerState];
   /** Everything known of a controller's vrings and memory, for a person. */
   dump: [{ name: string }, Record<string, unknown>];

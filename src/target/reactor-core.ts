@@ -92,6 +92,10 @@ export class ReactorCore {
       }
       done(undefined);
     },
+    setCoalescing: ({ name, ...settings }, done) => {
+      this.controller(name).setCoalescing(settings);
+      done(undefined);
+    },
     describe: ({ name }, done) => done(undefined, { sessions: this.controller(name).sessions() }),
     dump: ({ name }, done) => done(undefined, this.controller(name).dump()),
     inflight: ({ olderThanMs }, done) => {

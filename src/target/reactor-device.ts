@@ -1,5 +1,6 @@
 import type { WorkBuffers } from '../scsi/work-buffers.ts';
 import type { EventLoop } from '../sys/event-loop.ts';
+import { type CoalescingSettings, NO_COALESCING } from '../vhost/coalescing.ts';
 import type { DeviceModel } from '../vhost/device-model.ts';
 import { VhostServer } from '../vhost/server.ts';
 import { transportLacks } from '../vhost/session.ts';
@@ -22,6 +23,7 @@ export abstract class ReactorDevice {
   protected readonly options: OpenController;
   protected readonly parts: ReactorParts;
   private server: VhostServer | VvuPort | undefined;
+  private coalescing: CoalescingSettings = { ...NO_COALESCING };
 
   constructor(options: OpenController, parts: ReactorParts) {
     this.name = options.name;
@@ -49,6 +51,7 @@ export abstract class ReactorDevice {
     if (this.server !== undefined) return;
     try {
       this.server = this.listen();
+      this.setCoalescing(this.coalescing);
     } catch (error) {
       const { code, message } = error as { code?: unknown; message: string };
       if (!isErrnoName(code)) throw error;
@@ -73,6 +76,12 @@ export abstract class ReactorDevice {
     if (lack === null) return port;
     port.close();
     throw new TargetError('ENOTSUP', `controller ${this.name}: ${lack}`);
+  }
+
+  /** Of all front ends, now and later. */
+  setCoalescing(settings: CoalescingSettings): void {
+    this.coalescing = settings;
+    if (this.server instanceof VhostServer) Object.assign(this.server.coalescing, settings);
   }
 
   get connected(): number {

@@ -338,6 +338,7 @@ export class Target {
 
   async setCoalescing(controllerName: string, delayUs: number, iopsThreshold: number): Promise<void> {
     const controller = this.controller(controllerName);
+    await controller.reactor.call('setCoalescing', { name: controllerName, delayUs, iopsThreshold });
     Object.assign(controller.coalescing, { delayUs, iopsThreshold, changed: true });
   }
 

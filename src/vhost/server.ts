@@ -131,6 +131,7 @@ export class VhostServer {
     return {
       socket: this.path,
       accepted: this.accepted,
+      coalescing: { delay_us: this.coalescing.delayUs, iops_threshold: this.coalescing.iopsThreshold },
       sessions: [...this.sessions].map((s) => s.describe()),
       ended_sessions: [...this.ends],
     };

@@ -315,7 +315,7 @@ test('all targets taken', async () => {
     await call('vhost_scsi_controller_remove_target', { ctrlr: 'vhost.1', scsi_target_num: i });
 });
 
-test('coalescing is kept and shown', async () => {
+test('coalescing is kept, shown, and reaches the sessions', async () => {
   assert.is(
     await call('set_vhost_controller_coalescing', { ctrlr: 'vhost.0', delay_base_us: 10, iops_threshold: 50000 }),
     true,
@@ -323,6 +323,8 @@ test('coalescing is kept and shown', async () => {
   const [object] = (await call('vhost_get_controllers', { name: 'vhost.0' })) as Record<string, unknown>[];
   assert.is(object.delay_base_us, 10);
   assert.is(object.iops_threshold, 50000);
+  const dump = (await call('vhost_dump_controller', { ctrlr: 'vhost.0' })) as Record<string, unknown>;
+  assert.equal(dump.coalescing, { delay_us: 10, iops_threshold: 50000 });
   await refused(
     'vhost_controller_set_coalescing',
     { ctrlr: 'vhost.0', delay_base_us: -1, iops_threshold: 0 },
