@@ -234,6 +234,8 @@ test('doctor, the machine: no PCI, not root, no-IOMMU in its three states, huge 
   mkdirSync(m.sys('kernel/iommu_groups/0'), { recursive: true });
   assert.match(text(examineMachine(m), 'missing'), 'VFIO is not loaded -> modprobe vfio-pci');
   m.addDriver('vfio-pci');
+  assert.match(text(examineMachine(m), 'missing'), 'modprobe vfio_iommu_type1');
+  m.put(m.sys('module/vfio_iommu_type1/refcnt'), '0');
   assert.match(text(examineMachine(m), 'ok'), 'an IOMMU with 1 groups');
   m.put(m.sys('kernel/mm/hugepages/hugepages-2048kB/nr_hugepages'), '0\n');
   m.put(m.sys('kernel/mm/hugepages/hugepages-2048kB/free_hugepages'), '0\n');

@@ -78,11 +78,17 @@ export function unbindFromTarget(machine: Machine, address: string): BindResult 
   };
 }
 
+/** VFIO's driver for the type 1 IOMMU is a module of its own, which nothing loads by itself. */
+export const TYPE1_MODULE = 'vfio_iommu_type1';
+
 function needVfio(machine: Machine, bdf: string): void {
   const folder = machine.sys('bus/pci/drivers/vfio-pci');
-  if (machine.list(folder).length > 0) return;
-  machine.loadModule('vfio-pci');
-  if (machine.list(folder).length > 0) return;
+  const there = () => machine.list(folder).length > 0;
+  if (!there()) machine.loadModule('vfio-pci');
+  if (machine.pci.read(bdf).iommuGroup !== null && machine.list(machine.sys('module', TYPE1_MODULE)).length === 0) {
+    machine.loadModule(TYPE1_MODULE);
+  }
+  if (there()) return;
   throw new Error(
     `${bdf}: the vfio-pci driver is not there: modprobe vfio-pci, or "setup bind --driver none" to go without VFIO`,
   );

@@ -2,7 +2,7 @@ import { getLimit } from '../../sys/limits.ts';
 import { parseBdf } from '../bdf.ts';
 import { PciCap } from '../config-space.ts';
 import { chooseMode } from '../host.ts';
-import { groupMates, noIommuEnabled } from './bind.ts';
+import { groupMates, noIommuEnabled, TYPE1_MODULE } from './bind.ts';
 import { readConfigFile } from './config-file.ts';
 import { usersOf } from './device-users.ts';
 import { hugePages } from './hugepages.ts';
@@ -59,6 +59,8 @@ function examineIommu(machine: Machine): Finding[] {
   const vfio = machine.list(machine.sys('bus/pci/drivers/vfio-pci')).length > 0;
   const parameter = machine.text(machine.sys('module/vfio/parameters/enable_unsafe_noiommu_mode'));
   if (groups > 0 && parameter !== 'Y') {
+    const type1 = machine.list(machine.sys('module', TYPE1_MODULE)).length > 0;
+    if (vfio && !type1) return [missing("VFIO's type 1 IOMMU driver is not loaded", `modprobe ${TYPE1_MODULE}`)];
     if (vfio) return [ok(`an IOMMU with ${groups} groups, and VFIO`)];
     return [missing('there is an IOMMU, but VFIO is not loaded', 'modprobe vfio-pci')];
   }
