@@ -272,7 +272,16 @@ export class FakeVvuFork extends FakeVirtioPci {
   }
 
   /** @returns true when the message drops the link */
-  private inspect(bytes: Buffer, fds: Fd[]): boolean {
+  private inspect(message: Buffer, fds: Fd[]): boolean {
+    // The device's own copy has room for the longest message, and zeroes behind this one.
+    const bytes = Buffer.alloc(12 + VARIANT[this.variant].maxPayload);
+    message.copy(bytes);
+    const refused = this.judge(bytes, fds);
+    bytes.copy(message, 0, 0, message.length);
+    return refused;
+  }
+
+  private judge(bytes: Buffer, fds: Fd[]): boolean {
     const id = bytes.readUInt32LE(0);
     const flags = bytes.readUInt32LE(4);
     if ((flags & 3) !== 1 || (flags & 4) !== 0 || id >= VARIANT[this.variant].maxId || !ALLOWED.has(id)) return true;
@@ -303,7 +312,7 @@ export class FakeVvuFork extends FakeVirtioPci {
   private setKick(bytes: Buffer, fds: Fd[]): boolean {
     const word = bytes.readUInt32LE(12);
     if (this.variant === 'A') {
-      bytes.writeUInt32LE(word | 0x100, 12);
+      bytes.writeUInt32LE((word | 0x100) >>> 0, 12);
       return false;
     }
     const vring = word & 0xff;
