@@ -71,7 +71,7 @@ export class FakeDma implements DmaAllocator {
     }
     this.nextPage += 2 * count + 1;
     memory.ioPages = Float64Array.from(numbers, (n) => n * IO_PAGE);
-    numbers.forEach((n, i) => this.pages.set(n, { memory, offset: i * IO_PAGE }));
+    for (const [i, n] of numbers.entries()) this.pages.set(n, { memory, offset: i * IO_PAGE });
   }
 
   forget(memory: Memory): void {
