@@ -11,9 +11,10 @@ import {
   SqeWord,
 } from '../nvme/commands.ts';
 import { buildPrp, buildSgl, MAX_DESCRIBED, type PointerPlace } from '../nvme/data-pointer.ts';
-import { NvmeIoQueue, type QueueClient, type QueueLoop } from '../nvme/io-queue.ts';
+import { NvmeIoQueue } from '../nvme/io-queue.ts';
 import type { NvmeShare } from '../nvme/share.ts';
-import { LocalStatus, NvmeStatus } from '../nvme/status.ts';
+import { NvmeStatus } from '../nvme/status.ts';
+import { Ended, type QueueClient, type QueueLoop } from '../pci/reactor-queue.ts';
 import { BdevOp, type BdevShare, BdevStatus } from './bdev.ts';
 import { CommandChannel, type CommandLimits } from './command-channel.ts';
 import { BdevError } from './errors.ts';
@@ -65,9 +66,9 @@ const STATUS = new Map<number, BdevStatus>([
   [NvmeStatus.UNRECOVERED_READ_ERROR, BdevStatus.READ_ERROR],
   [NvmeStatus.DEALLOCATED_BLOCK, BdevStatus.READ_ERROR],
   [NvmeStatus.COMPARE_FAILURE, BdevStatus.MISCOMPARE],
-  [LocalStatus.ABORTED, BdevStatus.ABORTED],
-  [LocalStatus.FAILED, BdevStatus.IO_ERROR],
-  [LocalStatus.REMOVED, BdevStatus.REMOVED],
+  [Ended.ABORTED, BdevStatus.ABORTED],
+  [Ended.FAILED, BdevStatus.IO_ERROR],
+  [Ended.REMOVED, BdevStatus.REMOVED],
 ]);
 
 function limitsOf(data: NvmeBdevShare, blockSize: number): CommandLimits {

@@ -6,7 +6,7 @@ import { type CommandOwner, QueuePair, type QueuePairPlace } from './queue-pair.
  * come from {@link poll} and {@link abandon}, once each.
  */
 
-/** @param status NvmeStatus, or LocalStatus when the controller was reset or lost */
+/** @param status NvmeStatus, or Ended when the controller was reset or lost */
 export type AdminDone = (status: number, dw0: number) => void;
 
 interface Waiting {

@@ -1,5 +1,6 @@
 import type { ControlLoop } from '../pci/control-loop.ts';
 import { BoardState, QueueBoard } from '../pci/queue-board.ts';
+import { Ended } from '../pci/reactor-queue.ts';
 import { EventFd } from '../sys/eventfd.ts';
 import { logger } from '../sys/log.ts';
 import { AdminCommands } from './admin-commands.ts';
@@ -12,7 +13,7 @@ import { MAX_NAMESPACES } from './namespaces.ts';
 import { BOUNCE_BYTES, QueueMemory, ringEntries } from './queue-memory.ts';
 import { NvmeRegisters } from './registers.ts';
 import type { NvmeShare } from './share.ts';
-import { LocalStatus, NvmeStatus, statusText } from './status.ts';
+import { NvmeStatus, statusText } from './status.ts';
 
 const log = logger('nvme');
 
@@ -306,7 +307,7 @@ export class NvmeController {
         if (this.registers.field('CSTS', 'RDY') === 1) this.registers.write('CC', 0);
         return;
       case 'enable':
-        this.admin?.queue.abandon(LocalStatus.ABORTED, this.loop.now);
+        this.admin?.queue.abandon(Ended.ABORTED, this.loop.now);
         this.admin?.program(this.registers);
         this.registers.write('CC', CC_SETTINGS | CC_EN);
         return;
@@ -415,7 +416,7 @@ export class NvmeController {
   private trouble(reason: string): void {
     if (this.state === 'ready') this.reset(reason);
     else if (this.state === 'hold' || this.state === 'shutdown')
-      this.admin?.queue.abandon(LocalStatus.ABORTED, this.loop.now);
+      this.admin?.queue.abandon(Ended.ABORTED, this.loop.now);
     else this.startFailed(reason);
   }
 
@@ -427,7 +428,7 @@ export class NvmeController {
 
   /** No reactor touches a queue any more. */
   private held(): void {
-    this.admin?.queue.abandon(LocalStatus.ABORTED, this.loop.now);
+    this.admin?.queue.abandon(Ended.ABORTED, this.loop.now);
     if (this.afterHold === 'disable') this.enter('disable');
     else if (this.registers.field('CSTS', 'RDY') === 1) this.enter('shutdown');
     else this.release();
@@ -438,7 +439,7 @@ export class NvmeController {
     const again = this.whenStarted === null || this.state === 'disable';
     if (++this.starts < MAX_STARTS && again && this.caps !== null && !this.ended) {
       log('%s: %s; function reset', this.name, reason);
-      this.admin?.queue.abandon(LocalStatus.ABORTED, this.loop.now);
+      this.admin?.queue.abandon(Ended.ABORTED, this.loop.now);
       this.device.quiet();
       this.device.enableDma();
       this.enter('disable');
@@ -458,7 +459,7 @@ export class NvmeController {
     this.device.quiet();
     this.board?.end(state === 'failed' ? BoardState.FAILED : BoardState.REMOVED);
     this.wakeQueues();
-    this.admin?.queue.abandon(state === 'failed' ? LocalStatus.FAILED : LocalStatus.REMOVED, this.loop.now);
+    this.admin?.queue.abandon(state === 'failed' ? Ended.FAILED : Ended.REMOVED, this.loop.now);
     const started = this.whenStarted;
     this.whenStarted = null;
     if (started === null) this.listener.lost?.(this, text);

@@ -1,7 +1,8 @@
 import type { Memory } from '../memory/memory.ts';
+import { AbortAsked, type CommandRing, Ended } from '../pci/reactor-queue.ts';
 import { CQE_BYTES, CQE_WORDS, SQE_BYTES, SQE_WORDS, SqeWord } from './commands.ts';
 import { doorbellWriter } from './doorbell.ts';
-import { doNotRetry, LocalStatus, NvmeStatus, statusOf } from './status.ts';
+import { doNotRetry, NvmeStatus, statusOf } from './status.ts';
 
 /**
  * One submission queue and its completion queue (NVMe Base 2.0 §3.3), admin or I/O. The one rule: a command that was
@@ -31,20 +32,11 @@ export interface QueuePairPlace {
 export interface CommandOwner {
   /**
    * A command ended. Its slot is free again, so its context must be read before a new command is allocated.
-   * @param status NvmeStatus or LocalStatus
+   * @param status NvmeStatus or Ended
    * @param dw0 command-specific result
    */
   commandDone(cid: number, status: number, dw0: number): void;
 }
-
-/** Whether an abort of a slot's command was asked for. */
-export const AbortAsked = {
-  NO: 0,
-  /** It took too long: when it is given up, it is sent again. */
-  LATE: 1,
-  /** Its owner wants it ended: an aborted status is its result. */
-  WANTED: 2,
-} as const;
 
 /** Times a command is sent before a reset or a transient status is taken as its result. */
 const MAX_ATTEMPTS = 4;
@@ -52,7 +44,7 @@ const MAX_ATTEMPTS = 4;
 /** Bit 16 of dword 3: the phase tag. */
 const PHASE = 0x1_0000;
 
-export class QueuePair {
+export class QueuePair implements CommandRing {
   readonly place: QueuePairPlace;
   /** Commands that can be outstanding. */
   readonly depth: number;
@@ -279,7 +271,7 @@ export class QueuePair {
       this.started[cid] = now;
       this.write(cid);
     }
-    for (const cid of over) this.answer(cid, LocalStatus.ABORTED, 0);
+    for (const cid of over) this.answer(cid, Ended.ABORTED, 0);
     this.ring();
   }
 

@@ -1,3 +1,5 @@
+import { Ended } from '../pci/reactor-queue.ts';
+
 /**
  * Status of a completion (NVMe Base 2.0 §3.3.3.2.1): code type and code by the specification's names. A status here is
  * `type << 8 | code`, and `RETRY_NOT` tells whether the device asks not to try again (DNR).
@@ -50,21 +52,9 @@ export const NvmeStatus = {
   DEALLOCATED_BLOCK: MEDIA | 0x87,
 } as const;
 
-/**
- * Ours, outside the 11 bits of the wire: the driver gave the command up. One completes a command with it, the device never.
- */
-export const LocalStatus = {
-  /** Given up by an abort or a reset of the driver. */
-  ABORTED: 0x1_0000,
-  /** The controller failed and could not be reset. */
-  FAILED: 0x1_0001,
-  /** The device has gone. */
-  REMOVED: 0x1_0002,
-} as const;
-
 const NAMES = new Map<number, string>([
   ...Object.entries(NvmeStatus).map(([name, code]) => [code, name] as const),
-  ...Object.entries(LocalStatus).map(([name, code]) => [code, name] as const),
+  ...Object.entries(Ended).map(([name, code]) => [code, name] as const),
 ]);
 
 /** `type << 8 | code` from dword 3 of a completion. */
