@@ -1,4 +1,5 @@
 import type { BdevShare } from '../bdev/bdev.ts';
+import type { SavedReservations } from '../scsi/reservation-store.ts';
 
 /**
  * What the main thread asks of a reactor, and what it answers: plain data that survives structured clone. Everything a
@@ -32,6 +33,8 @@ export interface AddTarget {
   bdev: BdevShare;
   /** Memory of the disk's LunState, when LUNs on several reactors may share it. */
   state: SharedArrayBuffer | undefined;
+  /** Persistent reservations may be kept over restarts (APTPL): save them by a {@link SaveRequest}. */
+  persistent: boolean;
 }
 
 /** Every command: its parameters and its result. */
@@ -46,6 +49,8 @@ export interface Commands {
   removeTarget: [{ controller: string; target: number }, undefined];
   /** Take a block controller's disk away. Done when it has no request left. */
   removeDisk: [{ controller: string }, undefined];
+  /** The answer to a {@link SaveRequest}. */
+  reservationsSaved: [{ id: number; ok: boolean }, undefined];
   /** The disk goes: what waits in its channel ends with REMOVED. */
   bdevRemoved: [{ name: string; uuid: string }, undefined];
   bdevResized: [BdevShare, undefined];
@@ -108,6 +113,11 @@ export interface CommandMessage {
   id: number;
   name: CommandName;
   params: unknown;
+}
+
+/** Reactor to main thread, of its own accord: bring this to stable storage, and answer by `reservationsSaved`. */
+export interface SaveRequest {
+  save: { id: number; uuid: string; saved: SavedReservations | null; sequence: number };
 }
 
 /** Reactor to main thread. */

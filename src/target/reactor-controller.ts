@@ -1,4 +1,5 @@
 import type { BdevChannel } from '../bdev/bdev.ts';
+import { MAX_NEXUSES } from '../scsi/limits.ts';
 import { Lun } from '../scsi/lun.ts';
 import { COUNTERS, readCounters } from '../scsi/statistics.ts';
 import { ScsiTarget } from '../scsi/target.ts';
@@ -34,7 +35,7 @@ export class ReactorController extends ReactorDevice {
     return new ScsiModel(this.scsi);
   }
 
-  addTarget({ target: num, bdev, state }: AddTarget): void {
+  addTarget({ target: num, bdev, state, persistent }: AddTarget): void {
     const disk = this.parts.channels.open(bdev, state);
     try {
       const target = new ScsiTarget();
@@ -47,7 +48,10 @@ export class ReactorController extends ReactorDevice {
         buffers: this.parts.buffers,
         relativePort: this.options.port,
         targetName: `Target ${num}`,
+        ...(persistent ? { reservationStore: this.parts.reservations.storeOf(bdev.info.uuid) } : {}),
       });
+      // Virtio gives an initiator no name. This one is the same after a restart, so registrations find their owner.
+      for (let nexus = 0; nexus < MAX_NEXUSES; nexus++) lun.nameNexus(nexus, `${this.name} front end ${nexus}`);
       target.addLun(lun);
       this.scsi.add(num, target);
       this.places.set(num, { num, target, lun, disk });

@@ -1,12 +1,13 @@
 import { WorkBuffers } from '../scsi/work-buffers.ts';
 import type { EventLoop } from '../sys/event-loop.ts';
 import { enableLogs, logger } from '../sys/log.ts';
-import type { CommandName, CommandParams, CommandResult, InflightRequest } from './commands.ts';
+import type { CommandName, CommandParams, CommandResult, InflightRequest, SaveRequest } from './commands.ts';
 import { TargetError } from './errors.ts';
 import { ReactorBlkController } from './reactor-blk-controller.ts';
 import { ReactorChannels } from './reactor-channels.ts';
 import { ReactorController } from './reactor-controller.ts';
 import type { ReactorDevice, ReactorParts } from './reactor-device.ts';
+import { ReservationClient } from './reservation-client.ts';
 import { SlowRequestWatch } from './slow-requests.ts';
 
 /**
@@ -25,10 +26,14 @@ export class ReactorCore {
   private readonly parts: ReactorParts;
   private readonly controllers = new Map<string, ReactorDevice>();
 
-  constructor(loop: EventLoop) {
+  private readonly reservations: ReservationClient;
+
+  /** @param send to the main thread */
+  constructor(loop: EventLoop, send: (request: SaveRequest) => void) {
     this.loop = loop;
+    this.reservations = new ReservationClient(send);
     this.channels = new ReactorChannels(loop);
-    this.parts = { loop, channels: this.channels, buffers: new WorkBuffers() };
+    this.parts = { loop, channels: this.channels, buffers: new WorkBuffers(), reservations: this.reservations };
     new SlowRequestWatch(loop, () => this.inflight());
   }
 
@@ -71,6 +76,10 @@ export class ReactorCore {
       const controller = this.controller(name);
       if (controller instanceof ReactorBlkController) controller.removeDisk(() => done(undefined));
       else throw new TargetError('EINVAL', `controller ${name} is no block controller`);
+    },
+    reservationsSaved: ({ id, ok }, done) => {
+      this.reservations.saved(id, ok);
+      done(undefined);
     },
     bdevRemoved: ({ name, uuid }, done) => {
       this.channels.removed(name, uuid);

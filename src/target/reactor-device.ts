@@ -9,6 +9,7 @@ import { VvuPort } from '../vvu/driver/vvu-port.ts';
 import type { InflightRequest, OpenController } from './commands.ts';
 import { isErrnoName, TargetError } from './errors.ts';
 import type { OpenDisk, ReactorChannels } from './reactor-channels.ts';
+import type { ReservationClient } from './reservation-client.ts';
 
 /** What the controllers of a reactor share, whatever device they are: a socket or vvu device, and sessions. */
 
@@ -16,6 +17,7 @@ export interface ReactorParts {
   readonly loop: EventLoop;
   readonly channels: ReactorChannels;
   readonly buffers: WorkBuffers;
+  readonly reservations: ReservationClient;
 }
 
 export abstract class ReactorDevice {

@@ -16,7 +16,7 @@ const { cpu, bell, options } = workerData as ReactorData;
 
 pinThread(cpu);
 const loop = new EventLoop(loopOptions(options));
-const core = new ReactorCore(loop);
+const core = new ReactorCore(loop, (request) => port.postMessage(request));
 new Mailbox(port, EventFd.adopt(Fd.take(bell)), loop, (name, params, done) => {
   core.execute(name, params, (error, result) => {
     done(error, result);

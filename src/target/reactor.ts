@@ -2,7 +2,7 @@ import { EventLoop } from '../sys/event-loop.ts';
 import { EventFd } from '../sys/eventfd.ts';
 import { type Guarded, guardThread } from '../sys/stall-guard.ts';
 import { startWorker } from '../sys/worker.ts';
-import type { AnswerMessage, CommandName, CommandParams, CommandResult } from './commands.ts';
+import type { AnswerMessage, CommandName, CommandParams, CommandResult, SaveRequest } from './commands.ts';
 import { Caller, plainError, revive } from './mailbox.ts';
 import { ReactorCore } from './reactor-core.ts';
 
@@ -22,6 +22,8 @@ export interface Reactor {
   call<K extends CommandName>(name: K, params: CommandParams<K>): Promise<CommandResult<K>>;
   /** Called when it ends without having been told to: nothing that it served works any more. */
   onFailure: (error: Error) => void;
+  /** A guest's reservations are to be saved; `reservationsSaved` answers. */
+  onSave: (request: SaveRequest['save']) => void;
   /** After the answer to "shutdown": release what the main thread holds. */
   close(): Promise<void>;
 }
@@ -42,6 +44,7 @@ export interface ReadyMessage {
 export class WorkerReactor implements Reactor {
   readonly cpu: number;
   onFailure: (error: Error) => void = () => {};
+  onSave: (request: SaveRequest['save']) => void = () => {};
   private readonly caller: Caller;
   private readonly bell = new EventFd();
   private readonly ended: Promise<void>;
@@ -57,11 +60,12 @@ export class WorkerReactor implements Reactor {
       failure = error as Error;
     });
     let endGuard = () => {};
-    worker.on('message', (message: AnswerMessage | ReadyMessage) => {
+    worker.on('message', (message: AnswerMessage | ReadyMessage | SaveRequest) => {
       if ('ready' in message) {
         endGuard = guardThread(message.ready);
         ready();
-      } else this.caller.answered(message);
+      } else if ('save' in message) this.onSave(message.save);
+      else this.caller.answered(message);
     });
     this.ended = new Promise((resolve) => {
       worker.on('exit', (code) => {
@@ -105,13 +109,14 @@ export class WorkerReactor implements Reactor {
 export class LocalReactor implements Reactor {
   readonly cpu: number;
   onFailure: (error: Error) => void = () => {};
+  onSave: (request: SaveRequest['save']) => void = () => {};
   private readonly loop: EventLoop;
   private readonly core: ReactorCore;
 
   constructor(cpu: number, options: ReactorOptions) {
     this.cpu = cpu;
     this.loop = new EventLoop(loopOptions(options));
-    this.core = new ReactorCore(this.loop);
+    this.core = new ReactorCore(this.loop, (request) => this.onSave(structuredClone(request.save)));
     this.loop.attach();
   }
 

@@ -1,4 +1,5 @@
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
+import { open as openLater, rename as renameLater } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /**
@@ -25,6 +26,30 @@ export function writeFileWhole(path: string, text: string): void {
     fsyncSync(directory);
   } finally {
     closeSync(directory);
+  }
+}
+
+let writes = 0;
+
+/** As {@link writeFileWhole}, without making this thread wait. Files of one name are written one after another. */
+export async function writeFileWholeLater(path: string, text: string): Promise<void> {
+  const beside = `${path}.${process.pid}.${writes++}.new`;
+  const file = await openLater(beside, 'wx', 0o600);
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } catch (error) {
+    removeIfThere(beside);
+    throw error;
+  } finally {
+    await file.close();
+  }
+  await renameLater(beside, path);
+  const directory = await openLater(dirname(path), 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
   }
 }
 

@@ -1,6 +1,7 @@
+import { createHash } from 'node:crypto';
 import { join, resolve } from 'node:path';
 import { QosLimiter } from '../bdev/qos.ts';
-import { LUN_STATE_BYTES } from '../scsi/lun-state.ts';
+import { LUN_STATE_BYTES, LunState } from '../scsi/lun-state.ts';
 import { allowedCpus } from '../sys/affinity.ts';
 import { logger } from '../sys/log.ts';
 import { type BdevEntry, BdevRegistry, type RateLimits, shareOf } from './bdev-registry.ts';
@@ -11,6 +12,7 @@ import type {
   InflightRequest,
   OpenDiskOf,
   ReactorStats,
+  SaveRequest,
 } from './commands.ts';
 import {
   type BlockDisk,
@@ -23,6 +25,7 @@ import { formatCpuMask, parseCpuMask } from './cpu-mask.ts';
 import { TargetError } from './errors.ts';
 import { LogSwitch } from './log-switch.ts';
 import { LocalReactor, type Reactor, WorkerReactor } from './reactor.ts';
+import { ReservationFiles } from './reservation-files.ts';
 
 /**
  * What runs, seen from the main thread: disks, controllers, reactors. The RPC methods are thin wrappers of this.
@@ -48,6 +51,8 @@ export interface TargetOptions {
   /** Reactors never sleep. */
   poll?: boolean | undefined;
   spinMicroseconds?: number | undefined;
+  /** Directory for persistent reservations that outlive the target (APTPL). Without it guests cannot ask for that. */
+  reservations?: string | undefined;
   /** A reactor has ended by itself. Nothing it served works any more; there is nothing to do but to end. */
   onFailure?: (error: Error) => void;
 }
@@ -68,11 +73,17 @@ export class Target {
   private readonly byName = new Map<string, Controller>();
   /** Memory of each disk's LunState, made at its first LUN. */
   private readonly lunStates = new WeakMap<BdevEntry, SharedArrayBuffer>();
+  private readonly reservations: ReservationFiles | undefined;
   /** Controllers made while a configuration is loaded; they start at its end. */
   private held: Controller[] | undefined;
   private stopping = false;
 
-  private constructor(options: TargetOptions, reactors: readonly Reactor[]) {
+  private constructor(
+    options: TargetOptions,
+    reactors: readonly Reactor[],
+    reservations: ReservationFiles | undefined,
+  ) {
+    this.reservations = reservations;
     this.directory = resolve(options.directory ?? '.');
     this.vvu = options.vvu;
     this.reactors = reactors;
@@ -80,6 +91,7 @@ export class Target {
       await this.everywhere('setLogs', { namespaces });
     });
     for (const reactor of reactors) {
+      reactor.onSave = (request) => void this.saveReservations(reactor, request);
       reactor.onFailure = (error) => {
         const failure = new Error(`the reactor of CPU ${reactor.cpu} has crashed: ${error.message}`, { cause: error });
         if (options.onFailure === undefined) throw failure;
@@ -91,8 +103,10 @@ export class Target {
   /** @throws TargetError for a wrong mask, Error when a thread can not be started or pinned */
   static async start(options: TargetOptions = {}): Promise<Target> {
     const { poll, spinMicroseconds } = options;
+    const files = options.reservations === undefined ? undefined : new ReservationFiles(options.reservations);
     const cpus = parseCpuMask(options.mask ?? `[${allowedCpus()[0]}]`);
-    if (options.singleThread) return new Target(options, [new LocalReactor(cpus[0], { poll, spinMicroseconds })]);
+    if (options.singleThread)
+      return new Target(options, [new LocalReactor(cpus[0], { poll, spinMicroseconds })], files);
     const started = await Promise.allSettled(cpus.map((cpu) => WorkerReactor.start(cpu, { poll, spinMicroseconds })));
     const reactors = started.flatMap((s) => (s.status === 'fulfilled' ? [s.value] : []));
     const failed = started.findIndex((s) => s.status === 'rejected');
@@ -101,7 +115,7 @@ export class Target {
       const { message } = (started[failed] as PromiseRejectedResult).reason as Error;
       throw new TargetError('EINVAL', `CPU mask ${formatCpuMask(cpus)}: reactor of CPU ${cpus[failed]}: ${message}`);
     }
-    return new Target(options, reactors);
+    return new Target(options, reactors, files);
   }
 
   // Disks.
@@ -203,7 +217,7 @@ export class Target {
       this.leastLoaded(candidates),
       cpumask,
       candidates.map((r) => r.cpu),
-      this.freePort(),
+      this.portFor(name),
       block,
     );
     this.byName.set(name, controller);
@@ -293,6 +307,7 @@ export class Target {
     if (controller.deleting) throw new TargetError('EBUSY', `controller ${controllerName} is being removed`);
     const target = controller.freeTarget(num);
     const entry = this.bdevs.get(bdevName);
+    const state = this.lunState(entry);
     const user = `${controllerName} target ${target}`;
     this.bdevs.claim(entry, user);
     const slot: Slot = { num: target, id: this.freeDeviceId(), entry, state: 'adding', change: Promise.resolve() };
@@ -302,7 +317,8 @@ export class Target {
       target,
       id: slot.id,
       bdev: shareOf(entry),
-      state: this.lunState(entry),
+      state,
+      persistent: this.reservations !== undefined,
     });
     slot.change = added;
     try {
@@ -424,9 +440,12 @@ export class Target {
     return candidates.reduce((best, reactor) => (load(reactor) < load(best) ? reactor : best));
   }
 
-  private freePort(): number {
+  /** A relative target port identifier, 1 to 65535, by name: registrations are tied to it, over restarts too. */
+  private portFor(name: string): number {
     const taken = new Set([...this.byName.values()].map((c) => c.port));
-    for (let port = 1; ; port++) if (!taken.has(port)) return port;
+    let port = createHash('sha256').update(name).digest().readUInt16LE(0);
+    while (port === 0 || taken.has(port)) port = (port + 1) % 0x1_0000;
+    return port;
   }
 
   private freeDeviceId(): number {
@@ -434,14 +453,24 @@ export class Target {
     for (let id = 0; ; id++) if (!taken.has(id)) return id;
   }
 
-  /** Shared between reactors; a lone reactor keeps its own, without barriers. */
+  /**
+   * Shared between reactors; a lone reactor keeps its own, without barriers.
+   * @throws TargetError when the disk's saved reservations cannot be had
+   */
   private lunState(entry: BdevEntry): SharedArrayBuffer | undefined {
-    if (this.reactors.length === 1) return undefined;
+    if (this.reactors.length === 1 && this.reservations === undefined) return undefined;
     let state = this.lunStates.get(entry);
     if (state === undefined) {
       state = new SharedArrayBuffer(LUN_STATE_BYTES);
+      this.reservations?.restore(entry.bdev.info.uuid, new LunState(state));
       this.lunStates.set(entry, state);
     }
     return state;
+  }
+
+  private async saveReservations(reactor: Reactor, { id, uuid, saved, sequence }: SaveRequest['save']): Promise<void> {
+    const ok = (await this.reservations?.save(uuid, saved, sequence)) ?? false;
+    // A reactor that has ended meanwhile waits for nothing.
+    await reactor.call('reservationsSaved', { id, ok }).catch(() => {});
   }
 }

@@ -19,6 +19,7 @@ interface ServeOptions {
   rpcSocket: string;
   config?: string;
   state?: string;
+  reservations?: string;
   singleThread?: boolean;
   poll?: boolean;
   waitForRpc?: boolean;
@@ -40,6 +41,7 @@ export function addServeOptions(command: Command, version: string): void {
     .option('-r, --rpc-socket <path>', 'RPC socket', DEFAULT_RPC_SOCKET)
     .option('-c, --config <file>', 'configuration to load (from save_config)')
     .option('--state <file>', 'keep the configuration in this file and load it at the next start')
+    .option('--reservations <dir>', 'keep persistent reservations (APTPL) in files of this directory, over restarts')
     .option('--single-thread', 'run the reactor on the main thread, for debugging')
     .option('--poll', 'never sleep: lowest latency, one CPU per reactor always busy')
     .option('--wait-for-rpc', 'make nothing before the RPC framework_start_init')
@@ -80,6 +82,7 @@ async function serve(options: ServeOptions, disks: readonly QuickDisk[], version
     poll: options.poll,
     config: options.config,
     stateFile: options.state,
+    reservations: options.reservations,
     waitForRpc: options.waitForRpc,
     extra: disks.length > 0 ? { name: 'command line', config: quickConfig(disks) } : undefined,
     onFailure: fatal,
