@@ -34,7 +34,7 @@ export interface AddTarget {
   /** Memory of the disk's LunState, when LUNs on several reactors may share it. */
   state: SharedArrayBuffer | undefined;
   /** Persistent reservations may be kept over restarts (APTPL): save them by a {@link SaveRequest}. */
-  persistent: boolean;
+  persistent?: boolean;
 }
 
 /** Every command: its parameters and its result. */

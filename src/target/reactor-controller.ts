@@ -48,7 +48,7 @@ export class ReactorController extends ReactorDevice {
         buffers: this.parts.buffers,
         relativePort: this.options.port,
         targetName: `Target ${num}`,
-        ...(persistent ? { reservationStore: this.parts.reservations.storeOf(bdev.info.uuid) } : {}),
+        ...(persistent === true ? { reservationStore: this.parts.reservations.storeOf(bdev.info.uuid) } : {}),
       });
       // Virtio gives an initiator no name. This one is the same after a restart, so registrations find their owner.
       for (let nexus = 0; nexus < MAX_NEXUSES; nexus++) lun.nameNexus(nexus, `${this.name} front end ${nexus}`);

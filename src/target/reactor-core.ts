@@ -28,8 +28,8 @@ export class ReactorCore {
 
   private readonly reservations: ReservationClient;
 
-  /** @param send to the main thread */
-  constructor(loop: EventLoop, send: (request: SaveRequest) => void) {
+  /** @param send to the main thread; only needed for persistent targets */
+  constructor(loop: EventLoop, send: (request: SaveRequest) => void = () => {}) {
     this.loop = loop;
     this.reservations = new ReservationClient(send);
     this.channels = new ReactorChannels(loop);
