@@ -7,8 +7,11 @@
 export const MAX_TRANSFER_BYTES = 4 * 1024 * 1024;
 /** COMPARE AND WRITE: blocks. Its CDB has one byte for the number. */
 export const MAX_COMPARE_AND_WRITE_BLOCKS = 255;
-/** One WRITE SAME: bytes. Larger ones are refused, so that one command is never long. */
-export const MAX_WRITE_SAME_BYTES = 32 * 1024 * 1024;
+/**
+ * One WRITE SAME: bytes. Larger ones are refused, so that one command is never long: zeroes are one request to the disk
+ * (ZERO_CHUNK_BYTES). Also fewer blocks than 16 bits count, so that the 10-byte CDB can say all of them.
+ */
+export const MAX_WRITE_SAME_BYTES = 16 * 1024 * 1024;
 /** UNMAP: blocks in all descriptors of a command, and descriptors. */
 export const MAX_UNMAP_BLOCKS = 0x10_0000;
 export const MAX_UNMAP_DESCRIPTORS = 256;

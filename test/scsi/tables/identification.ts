@@ -172,7 +172,7 @@ export const identification: readonly Case[] = [
          00 00 00 00              // prefetch
          00 10 00 00 00 00 01 00  // UNMAP: 1 Mi blocks, 256 descriptors
          00 00 00 01 80 00 00 00  // granularity 1, alignment 0 valid
-         00 00 00 00 00 01 00 00  // WRITE SAME: 65536 blocks
+         00 00 00 00 00 00 80 00  // WRITE SAME: 32768 blocks
          00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00`,
   },
   {
@@ -192,7 +192,7 @@ export const identification: readonly Case[] = [
     starts: `00 b0 00 3c 01 ff 00 01
              00 00 04 00 00 00 04 00 00 00 00 00          // 1024 blocks
              00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00
-             00 00 00 00 00 00 20 00                      // WRITE SAME: 8192 blocks`,
+             00 00 00 00 00 00 10 00                      // WRITE SAME: 4096 blocks`,
   },
   {
     command: 'INQUIRY',

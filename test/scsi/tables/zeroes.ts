@@ -397,10 +397,46 @@ export const zeroes: readonly Case[] = [
     before: (u) => {
       u.channel.info.numBlocks = 2 ** 40;
     },
-    cdb: rangeCdb(0x93, 0, 0x1_0001),
+    cdb: rangeCdb(0x93, 0, 0x8001),
     out: blocks(1, 0),
     sense: '05/24/00',
     field: 10,
+  },
+  {
+    command: 'WRITE SAME(10)',
+    kind: 'refused',
+    shows: 'more blocks than VPD b0h allows',
+    before: (u) => {
+      u.channel.info.numBlocks = 2 ** 40;
+    },
+    cdb: rangeCdb(0x41, 0, 0x8001),
+    out: blocks(1, 0),
+    sense: '05/24/00',
+    field: 7,
+  },
+  {
+    command: 'WRITE SAME(16)',
+    kind: 'refused',
+    shows: 'UNMAP: more blocks than VPD b0h allows',
+    before: (u) => {
+      u.channel.info.numBlocks = 2 ** 40;
+    },
+    cdb: rangeCdb(0x93, 0, 0x1_0000, 0x08),
+    out: blocks(1, 0),
+    sense: '05/24/00',
+    field: 10,
+  },
+  {
+    command: 'WRITE SAME(16)',
+    kind: 'edge',
+    shows: 'UNMAP of as many blocks as VPD b0h allows: one request to the disk',
+    disk: { numBlocks: 0x8000 },
+    before: (u) => {
+      u.channel.log = [];
+    },
+    cdb: rangeCdb(0x93, 0, 0x8000, 0x08),
+    out: blocks(1, 0),
+    after: logged('UNMAP 0+32768'),
   },
   {
     command: 'WRITE SAME(16)',
