@@ -4,11 +4,15 @@ import { AF_UNIX } from './constants.ts';
 /** Longest path, bytes: 108 with the closing zero. */
 export const MAX_SOCKET_PATH = 107;
 
-/** @param path of the file system, or '@name' for an abstract one (systemd's notation) when `abstract` allows it */
+/**
+ * @param path of the file system, or '@name' for an abstract one (systemd's notation) when `abstract` allows it
+ * @throws Error with `code` EINVAL for a path that no socket can have
+ */
 export function unixAddress(path: string, abstract = false): Uint8Array {
   const name = new TextEncoder().encode(path);
   if (name.length === 0 || name.length > MAX_SOCKET_PATH) {
-    throw new Error(`socket path '${path}' has ${name.length} bytes; 1 to ${MAX_SOCKET_PATH} are possible`);
+    const what = `socket path '${path}' has ${name.length} bytes; 1 to ${MAX_SOCKET_PATH} are possible`;
+    throw Object.assign(new Error(what), { code: 'EINVAL' });
   }
   if (name.includes(0)) throw new Error('socket path contains a zero byte');
   const isAbstract = abstract && path.startsWith('@');

@@ -45,7 +45,9 @@ function removeStale(path: string): void {
   } catch {
     return; // gone already
   }
-  if (!stat.isSocket()) throw new Error(`${path} exists and is not a socket; remove it or choose another path`);
+  if (!stat.isSocket()) {
+    throw Object.assign(new Error(`${path} exists and is not a socket; remove it`), { code: 'EEXIST' });
+  }
   if (isAlive(path)) throw new SysError('bind', ERRNO.EADDRINUSE, `${path} (another process has this socket)`);
   unlinkSync(path);
 }
@@ -53,7 +55,7 @@ function removeStale(path: string): void {
 /**
  * Listen at `path`. A socket file that a dead process left is replaced.
  * @param mode permission bits of the socket file, whatever the umask is
- * @throws SysError EADDRINUSE when another process has it; Error when the path is something else or too long
+ * @throws SysError EADDRINUSE when another process has it; Error with `code` EEXIST or EINVAL when the path is something else or too long
  */
 export function listenUnix(path: string, mode = 0o600): Listener {
   const address = unixAddress(path);

@@ -20,6 +20,13 @@ export interface ReactorParts {
   readonly reservations: ReservationClient;
 }
 
+/** What an operator does about a socket that cannot be had, by errno. */
+const HINTS: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'stop who serves there, or choose another name or folder (-S)',
+  EEXIST: 'or choose another name or folder (-S)',
+  EINVAL: 'choose another name or a shorter folder (-S)',
+};
+
 export abstract class ReactorDevice {
   readonly name: string;
   protected readonly options: OpenController;
@@ -57,10 +64,7 @@ export abstract class ReactorDevice {
     } catch (error) {
       const { code, message } = error as { code?: unknown; message: string };
       if (!isErrnoName(code)) throw error;
-      const hint =
-        code === 'EADDRINUSE'
-          ? 'stop who serves there, or choose another name or folder (-S)'
-          : 'choose another folder (-S)';
+      const hint = HINTS[code] ?? 'choose another folder (-S)';
       throw new TargetError(code, `controller ${this.name} can not listen: ${message}; ${hint}`);
     }
   }
