@@ -27,7 +27,8 @@ export const writeSame16: Step = (lun, command) => {
 
 function writeSame(lun: Lun, command: Command, lba: number, blocks: number, lengthByte: number): boolean {
   const flags = command.task.cdb[1];
-  if ((flags & UNMAP) !== 0 && !lun.info.unmap) return command.invalidCdb(1, 3);
+  // A read-only file cannot unmap: it is the protection that its user should hear of.
+  if ((flags & UNMAP) !== 0 && !lun.info.unmap) return refuseWrite(lun, command) || command.invalidCdb(1, 3);
   if (refuseLba(lun, command, lba, blocks)) return true;
   if (refuseWrite(lun, command)) return true;
   if (blocks === 0 || blocks > maxWriteSame(lun)) return command.invalidCdb(lengthByte); // WSNZ is 1

@@ -352,6 +352,15 @@ function writeSame(size: number, opcode: number, lengthByte: number): Case[] {
     {
       ...c,
       kind: 'refused',
+      shows: 'UNMAP on a disk that cannot as it is read-only',
+      disk: { readOnly: true, unmap: false },
+      cdb: rangeCdb(opcode, 0, 1, UNMAP),
+      out: blocks(1, 0),
+      sense: '07/27/00',
+    },
+    {
+      ...c,
+      kind: 'refused',
       shows: 'the disk fails',
       before: fails(BdevOp.WRITE, BdevStatus.WRITE_ERROR),
       cdb: rangeCdb(opcode, 0, 1),
