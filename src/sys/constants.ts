@@ -29,6 +29,8 @@ export const MAP = {
   PRIVATE: 0x02,
   FIXED: 0x10,
   ANONYMOUS: 0x20,
+  /** Below 2 GiB; x86-64 only. */
+  LOW: 0x40,
   LOCKED: 0x2000,
   NORESERVE: 0x4000,
   POPULATE: 0x8000,

@@ -9,6 +9,7 @@
  * Three ways to drive it: `run()` owns a worker thread, `attach()` shares the main thread with Node's event loop,
  * `turn()` is for tests and debugging.
  */
+import { performance } from 'node:perf_hooks'; // the global is a getter, which costs as much as the clock
 import { type PollHandle, pollReadable } from './libc.ts';
 import { logger } from './log.ts';
 import { type Timer, TimerList } from './timers.ts';
@@ -26,6 +27,12 @@ export interface Poller {
   arm(): boolean;
   /** Awake again: suppress notifications. Follows every `arm`, whatever that said. */
   disarm(): void;
+  /**
+   * Nothing has come of polling for a while, as other pollers kept the loop awake: arm, and say true if from now on only
+   * `EventLoop.rouse` needs to bring this one back. Its work must be announced: by a descriptor whose handler rouses
+   * it, or by a call. False leaves it as it was. Absent: it is always polled.
+   */
+  doze?(): boolean;
 }
 
 export interface EventLoopOptions {
@@ -56,6 +63,9 @@ const MAX_SLEEP_MS = 100;
 /** How long `run` goes on before it lets Node's event loop have a turn. Nanoseconds. */
 const SLICE_NS = 50_000_000;
 
+/** Pollers without work for one to two of these may doze. Nanoseconds. */
+const DOZE_NS = 10_000_000;
+
 /** Stands in for a removed poller until the next pass. */
 const NOBODY: Poller = { poll: () => 0, arm: () => false, disarm: () => {} };
 
@@ -75,6 +85,10 @@ export class EventLoop {
   );
   private readonly timers = new TimerList();
   private readonly pollers: Poller[] = [];
+  /** Of each, the things done since the last look for those who may doze. */
+  private readonly worked: number[] = [];
+  private readonly dozing = new Set<Poller>();
+  private lastDoze = 0;
   private removed = false;
   private deferred: (() => void)[] = [];
   private deferring: (() => void)[] = [];
@@ -100,13 +114,29 @@ export class EventLoop {
   }
 
   addPoller(poller: Poller): void {
-    if (this.pollers.includes(poller)) throw new Error('EventLoop: the poller is there already');
+    if (this.pollers.includes(poller) || this.dozing.has(poller))
+      throw new Error('EventLoop: the poller is there already');
     this.pollers.push(poller);
+    this.worked.push(1);
+    this.wake();
+  }
+
+  /** A poller that may be dozing has, or may have, work: poll it again from now on. Costs next to nothing if it is not. */
+  rouse(poller: Poller): void {
+    if (!this.dozing.delete(poller)) return;
+    this.pollers.push(poller);
+    this.worked.push(1);
+    try {
+      poller.disarm();
+    } catch (error) {
+      this.fail(error);
+    }
     this.wake();
   }
 
   /** It is not called any more, not even in this pass. */
   removePoller(poller: Poller): void {
+    if (this.dozing.delete(poller)) return;
     const i = this.pollers.indexOf(poller);
     if (i < 0) return;
     this.pollers[i] = NOBODY;
@@ -207,6 +237,7 @@ export class EventLoop {
     this.running = false;
     this.detach();
     this.pollers.fill(NOBODY);
+    this.dozing.clear();
     this.removed = true;
     this.timers.clear();
     this.deferred.length = 0;
@@ -237,7 +268,12 @@ export class EventLoop {
     this.stats.passes++;
     let work = this.deferred.length > 0 ? this.runDeferred() : 0;
     const pollers = this.pollers;
-    for (let i = 0; i < pollers.length; i++) work += this.poll(pollers[i]);
+    for (let i = 0; i < pollers.length; i++) {
+      const done = this.poll(pollers[i]);
+      work += done;
+      this.worked[i] |= done;
+    }
+    if (this.now - this.lastDoze > DOZE_NS) this.letDoze();
     this.runTimers();
     this.busy = work > 0;
     if (this.busy) this.lastWork = this.now;
@@ -255,8 +291,36 @@ export class EventLoop {
   private compact(): void {
     this.removed = false;
     let to = 0;
-    for (const poller of this.pollers) if (poller !== NOBODY) this.pollers[to++] = poller;
+    for (let from = 0; from < this.pollers.length; from++) {
+      if (this.pollers[from] === NOBODY) continue;
+      this.pollers[to] = this.pollers[from];
+      this.worked[to++] = this.worked[from];
+    }
     this.pollers.length = to;
+    this.worked.length = to;
+  }
+
+  /** A loop that never rests would look at every idle controller in every pass: leave those alone that can call. */
+  private letDoze(): void {
+    this.lastDoze = this.now;
+    for (let i = 0; i < this.pollers.length; i++) {
+      const idle = this.worked[i] === 0;
+      this.worked[i] = 0;
+      const poller = this.pollers[i];
+      if (!idle || this.alwaysPoll || poller.doze === undefined || !this.mayDoze(poller)) continue;
+      this.pollers[i] = NOBODY;
+      this.removed = true;
+      this.dozing.add(poller);
+    }
+  }
+
+  private mayDoze(poller: Poller): boolean {
+    try {
+      return poller.doze?.() === true;
+    } catch (error) {
+      this.fail(error);
+      return false;
+    }
   }
 
   private runDeferred(): number {

@@ -87,7 +87,7 @@ export class ControlQueue implements ModelQueue {
     }
     const fn = u32[TMF_REQUEST.fields.subtype[0] >> 2] as Tmf; // what is no function of ours is rejected by the target
     const tag = TMF_REQUEST.fields.id[0] >> 2;
-    entry.outstanding++;
+    entry.hold();
     let answered = false;
     entry.target.taskManagement(
       fn,

@@ -17,10 +17,18 @@ export class TargetEntry {
   outstanding = 0;
   /** Set by removal: called when `outstanding` is 0. */
   whenIdle: (() => void) | null = null;
+  private readonly controller: ScsiController;
 
-  constructor(id: number, target: ScsiTarget) {
+  constructor(id: number, target: ScsiTarget, controller: ScsiController) {
     this.id = id;
     this.target = target;
+    this.controller = controller;
+  }
+
+  /** A command or task management function begins. Hot path. */
+  hold(): void {
+    this.outstanding++;
+    if (this.controller.dozing) this.controller.rouse();
   }
 
   /** Hot path. */
@@ -43,6 +51,8 @@ export class ScsiController implements Poller {
   /** By nexus. */
   private readonly frontEnds: (ScsiFrontEnd | null)[] = [];
   private polled = 0;
+  /** Not polled until something begins. */
+  dozing = false;
 
   constructor(loop: EventLoop) {
     this.loop = loop;
@@ -54,7 +64,7 @@ export class ScsiController implements Poller {
       throw new RangeError(`target ${id}: numbers are 0 to ${MAX_TARGETS - 1}`);
     }
     if (this.entries[id] !== null) throw new Error(`target ${id} is taken: remove it first`);
-    this.entries[id] = new TargetEntry(id, target);
+    this.entries[id] = new TargetEntry(id, target, this);
     if (this.polled++ === 0) this.loop.addPoller(this);
     this.tell(ScsiEvent.TRANSPORT_RESET, id, 0, ResetReason.RESCAN);
   }
@@ -67,6 +77,7 @@ export class ScsiController implements Poller {
   remove(id: number, done: () => void): boolean {
     const entry = this.entries[id];
     if (entry === null || entry === undefined) return false;
+    this.rouse();
     this.entries[id] = null;
     this.leaving.add(entry);
     // One event a unit: Linux removes the device that the event's LUN names, and no other.
@@ -126,4 +137,19 @@ export class ScsiController implements Poller {
   }
 
   disarm(): void {}
+
+  /** Targets without commands have no turns to give. */
+  doze(): boolean {
+    if (this.leaving.size > 0) return false;
+    for (const entry of this.entries) {
+      if (entry !== null && (entry.outstanding > 0 || entry.target.wantsPoll)) return false;
+    }
+    this.dozing = true;
+    return true;
+  }
+
+  rouse(): void {
+    this.dozing = false;
+    this.loop.rouse(this);
+  }
 }

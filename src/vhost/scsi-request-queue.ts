@@ -125,7 +125,7 @@ export class RequestQueue implements ModelQueue, RequestHome {
     slot.attr = header[ATTR] & 3;
     slot.nexus = this.nexus;
     slot.entry = entry;
-    entry.outstanding++;
+    entry.hold();
     entry.target.execute(slot);
   }
 

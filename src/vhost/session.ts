@@ -148,6 +148,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
 
   message(message: IncomingMessage): void {
     this.messages++;
+    this.loop.rouse(this);
     if (log.enabled) log('%s: %s flags %h', this.transport.name, messageName(message.id), message.flags);
     const fresh = this.interrupted && message.id === Request.GET_FEATURES;
     this.interrupted = false;
@@ -261,9 +262,10 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
     if (vring.running !== null) vring.running.enabled = enabled;
   }
 
-  /** A front end kicked. The loop is awake by that alone, and polls every vring: nothing is left to do but count. */
+  /** A front end kicked: the loop is awake, and polls every vring unless the session dozes. */
   readonly kicked = (): void => {
     this.kicks++;
+    this.loop.rouse(this);
   };
 
   /** Start it if all is known. Called whenever something it may have waited for has come. */
@@ -342,6 +344,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
    * @param abandon their completions are nobody's any more
    */
   stopRings(rings: readonly RunningRing[], what: string, abandon: boolean, then: () => void): typeof LATER {
+    this.loop.rouse(this);
     this.drain?.cancel();
     const slow = (reason: string) => {
       this.lastError = reason;
@@ -398,6 +401,14 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
 
   disarm(): void {
     for (const running of this.active) running.disarm();
+  }
+
+  /** With nothing in flight the next thing to happen is a kick, or a message. */
+  doze(): boolean {
+    for (const running of this.active) if (running.outstanding > 0 || !running.kick.notifies) return false;
+    if (this.drain === null && !this.arm()) return true;
+    this.disarm();
+    return false;
   }
 
   // The end.
