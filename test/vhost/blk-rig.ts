@@ -9,9 +9,10 @@ import { BlkModel } from '../../src/vhost/blk-model.ts';
 import { VhostServer } from '../../src/vhost/server.ts';
 import type { Session } from '../../src/vhost/session.ts';
 import { MemoryChannel } from '../scsi/support/memory-channel.ts';
-import { FrontEnd, type FrontEndOptions, openFds, pump, settle } from '../support/front-end.ts';
+import { FrontEnd, type FrontEndOptions, pump, settle } from '../support/front-end.ts';
 import { ALL_FEATURES, BLK_PROTOCOL, BlkDriver } from '../support/front-end-blk.ts';
 import { SharedGuest } from '../support/front-end-memory.ts';
+import { leakedFds, openFds } from '../support/open-fds.ts';
 
 export class BlkRig {
   /** What a handler threw: nothing may. */
@@ -107,7 +108,7 @@ export function withBlkRig(run: (rig: BlkRig) => void, info: Partial<BdevInfo> =
         if (!failed) throw error;
       }
     }
-    const after = openFds();
-    if (after !== before) throw new Error(`${after - before} descriptors stayed open`);
+    const leaked = leakedFds(before);
+    if (leaked.length > 0) throw new Error(`descriptors stayed open: ${leaked.join(', ')}`);
   };
 }
