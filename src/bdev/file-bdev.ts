@@ -1,10 +1,13 @@
 import { resolve } from 'node:path';
+import { logger } from '../sys/log.ts';
 import type { EngineKind } from '../sys/shared-engine.ts';
 import type { Bdev, BdevInfo, BdevShare } from './bdev.ts';
 import { BdevError } from './errors.ts';
 import { claimFile, type OpenedFile, openFile, sizeOf, type UnmapMethod, unmapMethod } from './file-open.ts';
 import { IoStats } from './io-stats.ts';
 import { checkBlockSize, checkName, checkUuid } from './options.ts';
+
+const log = logger('file');
 
 /**
  * The file disk: a regular file or a block device of the host. SPDK calls it "aio", and so do its RPC methods and the product
@@ -99,8 +102,11 @@ export class FileBdev implements Bdev {
 
   private blocksIn(bytes: number, blockSize: number): number {
     const blocks = Math.floor(bytes / blockSize);
-    if (blocks > 0) return blocks;
     const { filename } = this.options;
+    const rest = bytes % blockSize;
+    if (blocks > 0 && rest > 0)
+      log.warn(`${filename}: its last ${rest} bytes are no block of ${blockSize}: not served`);
+    if (blocks > 0) return blocks;
     throw new BdevError(
       'EINVAL',
       `${filename}: ${bytes} bytes hold no block of ${blockSize}: enlarge it (truncate -s 10G ${filename})`,
