@@ -137,8 +137,9 @@ export function withRig(run: (rig: Rig) => void): () => void {
         if (!failed) throw error;
       }
     }
+    // The loader closes sockets of its own at any time: fewer says nothing.
     const after = openFds();
-    if (after !== before) throw new Error(`${after - before} descriptors stayed open`);
+    if (after > before) throw new Error(`${after - before} descriptors stayed open`);
   };
 }
 

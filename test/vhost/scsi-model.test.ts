@@ -324,7 +324,7 @@ test(
     rig.disk.hold = false;
     rig.disk.release();
     for (const p of all) assert.is(driver.wait(p).status, 0);
-    assert.is(openFds(), before);
+    assert.ok(openFds() <= before, `${openFds()} descriptors are open, ${before} were before`);
     const busy = (rig.session.describe()['scsi'] as Record<string, number>)['requests'];
     assert.ok(busy >= 1800);
   }),

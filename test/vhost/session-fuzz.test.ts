@@ -562,7 +562,7 @@ test('any sequence of messages and ring content', () => {
         rig.close(); // throws when a handler threw or memory stayed
         fuzzer.guest.close();
       }
-      assert.is(openFds(), before, 'descriptors stayed open');
+      assert.ok(openFds() <= before, 'descriptors stayed open'); // the loader may close some of its own
     }),
     budget(1200) as fc.Parameters<[Action[]]>,
   );

@@ -157,7 +157,7 @@ test(
     round();
     const before = openFds();
     for (let i = 0; i < 150; i++) round();
-    assert.is(openFds(), before);
+    assert.ok(openFds() <= before, `${openFds()} descriptors are open, ${before} were before`);
     event.close();
   }),
 );
