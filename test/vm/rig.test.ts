@@ -5,7 +5,7 @@ import { debianMirror, parseDeb822, parseOneLine } from '../../vm/apt-sources.ts
 import { FileTree } from '../../vm/cpio.ts';
 import { parseLsscsi } from '../../vm/disks.ts';
 import { Elf } from '../../vm/elf.ts';
-import { parseResults } from '../../vm/iscsi-families.ts';
+import { parseList, parseResults, skipReason } from '../../vm/iscsi-families.ts';
 import { exclusively } from '../../vm/lock.ts';
 import { guestTools } from '../../vm/packages.ts';
 import { scratchFolder } from '../../vm/paths.ts';
@@ -114,14 +114,39 @@ passed
   Test: BlockLimits ...    [FAILURE] Invalid PageLength returned.
 FAILED
     1. test.c:72  - CU_FAIL("x")
-  Test: Evpd ...    [SKIPPED] not implemented
+Suite: Sanitize
+  Test: Reset ...    [SKIPPED] WRITEATOMIC16 is not implemented.
 passed
-
-Run Summary:    Type  Total    Ran Passed Failed Inactive
-`;
+  Test: Control-SWP ...passed
+Suite: Read6
+  Test: Simple ...`;
+  const results = parseResults(output);
   assert.equal(
-    parseResults('Inquiry', output).map((r) => `${r.test} ${r.result}`),
-    ['Inquiry.Standard passed', 'Inquiry.AllocLength failed', 'Inquiry.BlockLimits failed', 'Inquiry.Evpd skipped'],
+    results.map((r) => `${r.test} ${r.result}`),
+    [
+      'Inquiry.Standard passed',
+      'Inquiry.AllocLength failed',
+      'Inquiry.BlockLimits failed',
+      'Sanitize.Reset skipped',
+      'Sanitize.Control-SWP passed',
+      // It ended the program.
+      'Read6.Simple failed',
+    ],
+  );
+  assert.is(skipReason(results[3]), 'WRITE ATOMIC is refused (docs/scsi.md)');
+  assert.is(skipReason({ ...results[3], detail: '[SKIPPED] Something new.' }), undefined);
+});
+
+test('reads the list of iscsi-test-cu', () => {
+  const lists = parseList(
+    'ALL\nALL.Read6\nALL.Read6.Simple\nALL.Read6.BeyondEol\nSCSI\nSCSI.Read6\nSCSI.Read6.Simple\n',
+  );
+  assert.equal(
+    [...lists],
+    [
+      ['ALL', ['Read6.Simple', 'Read6.BeyondEol']],
+      ['SCSI', ['Read6.Simple']],
+    ],
   );
 });
 
