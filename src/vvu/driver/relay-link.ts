@@ -25,7 +25,7 @@ const log = logger('vvu');
 /** How often the relay is asked whether it lives, ms; unanswered for as long, it is dead. */
 const PING_MS = 5000;
 /** How long a GOODBYE may take, ms. */
-const FAREWELL_MS = 1000;
+const FAREWELL_MS = 3000;
 
 export interface RelayLinkOptions {
   readonly loop: EventLoop;
