@@ -166,6 +166,8 @@ class World {
   private next: number;
   private known: number;
   private pushed = 0;
+  /** Pushed elements that wait for `publish`: address, head, length. */
+  private elements: [number, number, number][] = [];
   private held: Held[] = [];
   /** The driver's side: descriptors it has out with their heads, and heads pushed since the last publication. */
   private busy = new Map<number, number>();
@@ -259,6 +261,7 @@ class World {
     let wanted = RING_EMPTY;
     const wasBroken = this.device.broken !== null;
     if (wasBroken) wanted = RING_BROKEN;
+    else if (this.away) this.known = this.next;
     else {
       if (this.known === this.next) {
         const idx = this.ring.availIdx;
@@ -292,6 +295,16 @@ class World {
     assert.is(this.device.inFlight, this.held.length);
   }
 
+  /** used.idx as the device has published it. */
+  private get visibleIdx(): number {
+    return (this.device.usedIndex - this.pushed) & 0xffff;
+  }
+
+  /** The ring's memory looks exchanged: only rings with `jumpIsIdle` care. */
+  private get away(): boolean {
+    return this.o.jumpIsIdle && this.ring.usedIdx !== this.visibleIdx;
+  }
+
   /** The list covers exactly the reference's buffers, byte by byte. */
   private same(reference: RefBuffer[], write: boolean, list: SgList): void {
     const bytes: string[] = [];
@@ -316,9 +329,12 @@ class World {
     this.writes(ranges, () => list.scatter(0, SOURCE, 0, list.bytes));
     const broken = this.device.broken !== null;
     const at = this.ring.used + 4 + 8 * (this.device.usedIndex % this.o.size);
-    this.writes(broken ? [] : [[at, 8]], () => this.device.push(head, written));
+    // A ring whose memory may be exchanged writes its elements when it publishes them.
+    const later = this.o.jumpIsIdle;
+    this.writes(broken || later ? [] : [[at, 8]], () => this.device.push(head, written));
     if (!broken) {
-      assert.equal([this.guest.u32(at), this.guest.u32(at + 4)], [head, written]);
+      if (later) this.elements.push([at, head, written]);
+      else assert.equal([this.guest.u32(at), this.guest.u32(at + 4)], [head, written]);
       this.pushed++;
       this.returning.push(head);
     }
@@ -328,10 +344,19 @@ class World {
 
   private publish(): void {
     const broken = this.device.broken !== null;
-    const call = this.writes(broken ? [] : [[this.ring.used + 2, 2]], () => this.device.publish());
+    if (!broken && this.away) {
+      assert.not(this.writes([], () => this.device.publish()));
+      return;
+    }
+    const elements = this.elements.map(([at]): [number, number] => [at, 8]);
+    const call = this.writes(broken ? [] : [[this.ring.used + 2, 2], ...elements], () => this.device.publish());
     if (broken || this.pushed === 0) assert.not(call);
     else assert.is(this.ring.usedIdx, this.device.usedIndex);
     if (!broken) {
+      for (const [at, head, written] of this.elements) {
+        assert.equal([this.guest.u32(at), this.guest.u32(at + 4)], [head, written]);
+      }
+      this.elements = [];
       this.visible += this.pushed;
       this.pushed = 0;
       for (const [i, head] of this.busy) if (this.returning.includes(head)) this.busy.delete(i);
@@ -342,8 +367,9 @@ class World {
   private arm(): void {
     const broken = this.device.broken !== null;
     const at = this.o.eventIdx ? this.ring.used + 4 + 8 * this.o.size : this.ring.used;
-    const work = this.writes(broken ? [] : [[at, 2]], () => this.device.armNotifications());
-    if (broken) {
+    const quiet = broken || this.away;
+    const work = this.writes(quiet ? [] : [[at, 2]], () => this.device.armNotifications());
+    if (quiet) {
       assert.not(work);
       return;
     }
@@ -353,7 +379,7 @@ class World {
   }
 
   private suppress(): void {
-    const quiet = this.device.broken !== null || this.o.eventIdx;
+    const quiet = this.device.broken !== null || this.o.eventIdx || this.away;
     this.writes(quiet ? [] : [[this.ring.used, 2]], () => this.device.suppressNotifications());
   }
 
@@ -381,6 +407,7 @@ class World {
 
   finish(): void {
     while (this.held.length > 0) this.complete(0, 0);
+    if (this.away) this.guest.write(this.ring.used + 2, [this.visibleIdx & 0xff, this.visibleIdx >> 8]); // it comes back
     this.publish();
     assert.is(this.completed, this.accepted);
     assert.is(this.device.inFlight, 0);
