@@ -37,6 +37,9 @@ class Request {
   locating = false;
   /** The device found a difference. */
   differs = false;
+  /** The data is written, and a flush makes it stable: FUA for a device that has none. */
+  flushes = false;
+  flushing = false;
   /** It stands in the queue of those that wait. */
   queued = false;
   /** Where in the segments the next command's data begins. */
@@ -56,6 +59,8 @@ export interface CommandLimits {
   readonly compare: boolean;
   /** FLUSH means something. */
   readonly flush: boolean;
+  /** The device obeys FUA; else a flush follows such a write. */
+  readonly fua: boolean;
 }
 
 const NO_BOUNCE = -1;
@@ -146,6 +151,9 @@ export abstract class CommandChannel implements BdevChannel, MemoryListener {
     request.outstanding = 0;
     request.locating = io.op === BdevOp.COMPARE && !this.limits.compare;
     request.differs = false;
+    request.flushing = false;
+    request.flushes =
+      io.fua && !this.limits.fua && this.limits.flush && (io.op === BdevOp.WRITE || io.op === BdevOp.WRITE_ZEROES);
     request.queued = false;
     request.started = this.now();
     request.status = this.check(io);
@@ -225,7 +233,7 @@ export abstract class CommandChannel implements BdevChannel, MemoryListener {
 
   private issueOne(request: Request, index: number): boolean {
     const io = request.io as BdevIo;
-    const op = request.locating ? BdevOp.READ : io.op;
+    const op = request.flushing ? BdevOp.FLUSH : request.locating ? BdevOp.READ : io.op;
     const left = request.blocks - request.next;
     switch (op) {
       case BdevOp.FLUSH:
@@ -327,6 +335,11 @@ export abstract class CommandChannel implements BdevChannel, MemoryListener {
     if (request.status === BdevStatus.OK && status !== BdevStatus.OK) this.fail(request, status);
     // One that waits in the queue is gone on with, or ended, from there.
     if (request.outstanding > 0 || request.queued) return;
+    if (request.flushes && request.status === BdevStatus.OK && request.next === request.blocks) {
+      request.flushes = false;
+      request.flushing = true;
+      request.blocks++; // the flush counts as one more
+    }
     if (request.status !== BdevStatus.OK || request.next === request.blocks) this.finish(request, index);
     else if (!this.issue(request, index)) this.wait(request, io);
     else if (request.outstanding === 0) this.finish(request, index);

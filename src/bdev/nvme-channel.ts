@@ -86,6 +86,7 @@ function limitsOf(data: NvmeBdevShare, blockSize: number): CommandLimits {
     maxUnmapBlocks: data.unmapByZeroes ? zero : limits.datasetManagement ? MAX_DSM_BLOCKS : 0,
     compare: limits.compare,
     flush: limits.volatileWriteCache,
+    fua: true,
   };
 }
 

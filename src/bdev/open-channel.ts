@@ -6,6 +6,7 @@ import { openMallocChannel } from './malloc-channel.ts';
 import { openNullChannel } from './null-bdev.ts';
 import { openNvmeChannel } from './nvme-channel.ts';
 import { QosChannel } from './qos.ts';
+import { openVirtioScsiChannel } from './virtio-scsi-channel.ts';
 
 /**
  * From a disk's share to a reactor's channel: one row a kind. A new kind adds its row here, so that every reactor thread
@@ -18,6 +19,7 @@ const OPENERS = new Map<string, ChannelOpener>([
   ['malloc', openMallocChannel],
   ['null', openNullChannel],
   ['nvme', openNvmeChannel],
+  ['virtio_scsi', openVirtioScsiChannel],
   ['aio', openFileChannel],
 ]);
 

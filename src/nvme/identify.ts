@@ -132,8 +132,8 @@ export interface NamespaceInfo {
 
 function ascii(bytes: Uint8Array, at: number, length: number): string {
   const text = Buffer.from(bytes.buffer, bytes.byteOffset + at, length).toString('latin1');
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: device strings may hold anything
-  return text.replace(/[\x00-\x1f\x7f-\xff]/g, ' ').trim();
+  // Device strings may hold anything: what is no printable ASCII becomes a space.
+  return text.replace(/[^ -~]/g, ' ').trim();
 }
 
 function view(bytes: Uint8Array): DataView {

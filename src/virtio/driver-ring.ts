@@ -46,6 +46,11 @@ export interface DriverRingOptions {
   tables?: IndirectTables;
   /** Where both indexes begin, mod 2^16; 0 unless the device is told so too. */
   base?: number;
+  /**
+   * The device has this ring already, idle at `base` (another driver half has let go of it): nothing of it is written, since
+   * the device may be looking.
+   */
+  live?: boolean;
 }
 
 /** Bytes that {@link IndirectTables} take. */
@@ -131,9 +136,11 @@ export class DriverRing {
     this.mask = size - 1;
     this.eventIdx = eventIdx;
     const { desc, avail, used } = place;
-    desc.memory.u8.fill(0, desc.offset, desc.offset + descBytes(size));
-    avail.memory.u8.fill(0, avail.offset, avail.offset + availBytes(size, eventIdx));
-    used.memory.u8.fill(0, used.offset, used.offset + usedBytes(size, eventIdx));
+    if (options.live !== true) {
+      desc.memory.u8.fill(0, desc.offset, desc.offset + descBytes(size));
+      avail.memory.u8.fill(0, avail.offset, avail.offset + availBytes(size, eventIdx));
+      used.memory.u8.fill(0, used.offset, used.offset + usedBytes(size, eventIdx));
+    }
     this.desc32 = desc.memory.u32;
     this.descAt = desc.offset >> 2;
     this.avail16 = avail.memory.u16;
@@ -147,8 +154,10 @@ export class DriverRing {
     this.usedIdx = (used.offset + VIRTQ_USED.fields.idx[0]) >> 1;
     this.usedRing = (used.offset + VIRTQ_USED.size) >> 2;
     this.availEvent = (used.offset + availEventOffset(size)) >> 1;
-    this.avail16[this.availIdx] = base;
-    this.used16[this.usedIdx] = base;
+    if (options.live !== true) {
+      this.avail16[this.availIdx] = base;
+      this.used16[this.usedIdx] = base;
+    }
 
     this.table32 = tables?.memory.u32 ?? desc.memory.u32;
     this.tableAt = (tables?.offset ?? 0) >> 2;
@@ -259,6 +268,11 @@ export class DriverRing {
     this.visibleAvail = now;
     if (!this.eventIdx) return (this.used16[this.usedFlags] & VIRTQ_USED_F_NO_NOTIFY) === 0;
     return ((now - this.used16[this.availEvent] - 1) & 0xffff) < ((now - old) & 0xffff);
+  }
+
+  /** Chains that have gone through an idle ring, mod 2^16: the `base` of whoever goes on with it. */
+  get index(): number {
+    return this.lastUsed;
   }
 
   /** The next finished chain: its head, with `usedLength` set; -1 when there is none, -2 when the ring is broken. */

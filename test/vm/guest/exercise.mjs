@@ -158,7 +158,7 @@ try {
         : await disks.attachVirtio({ name: `VirtioScsi${i}`, trtype: 'pci', traddr: what.virtio, mode: what.mode });
     bdevs.push(...made);
   }
-  result.attached = disks.describe();
+  result.attached = [...disks.describeNvme(), ...disks.describeVirtio()];
   const timer = options.reset
     ? setInterval(() => {
         for (const name of disks.names) disks.reset(name);
@@ -166,7 +166,7 @@ try {
     : undefined;
   for (const bdev of bdevs) result.disks.push(await exercise(bdev, loop));
   clearInterval(timer);
-  result.after = disks.describe();
+  result.after = [...disks.describeNvme(), ...disks.describeVirtio()];
 } catch (error) {
   result.error = error.stack;
 }
