@@ -2,7 +2,7 @@
  * The comparison: every server on every case, alternating, in one run on two cores (server on CPU 0, load on CPU 1),
  * medians with spread, ratios first.
  *
- * `npm run bench -- [--all] [--rounds N] [--c-server BINARY] [--socket NAME=PATH[,blk]]... [--only TEXT] [--json FILE] [--svg FILE]`
+ * `npm run bench -- [--all] [--rounds N] [--c-server BINARY] [--socket NAME=PATH[,blk]]... [--only TEXT] [--realtime] [--json FILE] [--svg FILE]`
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -20,7 +20,9 @@ const { values } = parseArgs({
     all: { type: 'boolean', default: false },
     rounds: { type: 'string', default: '5' },
     seconds: { type: 'string', default: '0.4' },
-    warmup: { type: 'string', default: '0.8' },
+    warmup: { type: 'string', default: '2' },
+    /** Servers and load under SCHED_RR, for machines that do other work meanwhile (root). */
+    realtime: { type: 'boolean', default: false },
     'c-server': { type: 'string' },
     socket: { type: 'string', multiple: true, default: [] },
     only: { type: 'string' },
@@ -35,14 +37,14 @@ interface Sample {
   unsupported?: string;
 }
 
-function load(socket: string, server: Server, c: Case): Promise<Sample> {
-  const argv = ['--import', 'tsx', join(import.meta.dirname, 'load/main.ts'), '--socket', socket];
-  argv.push('--device', server.device, '--op', c.op, '--bytes', String(c.bytes), '--depth', String(c.depth));
-  argv.push('--queues', String(c.queues), '--cpu', '1', '--seconds', values.seconds, '--warmup', values.warmup);
-  argv.push('--samples', '3');
-  if (c.indirect) argv.push('--indirect');
+/** What goes before every command. */
+const prefix = values.realtime ? ['chrt', '-r', '1'] : [];
+
+function generate(server: Server, what: string, options: string[]): Promise<Sample> {
+  const node = [process.execPath, '--import', 'tsx', join(import.meta.dirname, 'load/main.ts')];
+  const argv = [...prefix, ...node, '--device', server.device, '--cpu', '1', ...options];
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, argv, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(argv[0] as string, argv.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
     let out = '';
     let err = '';
     child.stdout.on('data', (chunk) => {
@@ -53,9 +55,34 @@ function load(socket: string, server: Server, c: Case): Promise<Sample> {
     });
     child.on('close', (code) => {
       if (code === 0) resolve(JSON.parse(out) as Sample);
-      else reject(new Error(`load on ${server.name}, ${c.name}: exit ${code}\n${err}`));
+      else reject(new Error(`load on ${server.name}, ${what}: exit ${code}\n${err}`));
     });
   });
+}
+
+async function load(socket: string, server: Server, c: Case): Promise<Sample> {
+  if (c.disk === 'malloc' && c.op === 'read') {
+    // Pages that nobody wrote are all one page of zeroes, which is quicker to read than a disk.
+    const once = [
+      '--op',
+      'write',
+      '--bytes',
+      '131072',
+      '--depth',
+      '16',
+      '--warmup',
+      '0',
+      '--seconds',
+      '0.3',
+      '--samples',
+      '1',
+    ];
+    await generate(server, 'filling the disk', ['--socket', socket, ...once]);
+  }
+  const options = ['--socket', socket, '--op', c.op, '--bytes', String(c.bytes), '--depth', String(c.depth)];
+  options.push('--queues', String(c.queues), '--seconds', values.seconds, '--warmup', values.warmup, '--samples', '3');
+  if (c.indirect) options.push('--indirect');
+  return generate(server, c.name, options);
 }
 
 function available(command: string): boolean {
@@ -102,7 +129,7 @@ try {
         if (!server.disks.includes(c.disk)) continue;
         const own = server.command(c.disk, dir).argv.length > 0;
         const running: Running = own
-          ? await start(server, c.disk, dir)
+          ? await start(server, c.disk, dir, prefix)
           : { socket: server.command(c.disk, dir).socket, pid: 0, stop: async () => {} };
         try {
           const sample = await load(running.socket, server, c);

@@ -91,6 +91,8 @@ function drive(ms: number): number {
 const histogram = new Float64Array(64 * 16);
 const bucketOf = (ns: number) => Math.floor(Math.log2(Math.max(ns, 1)) * 16);
 
+let slowest = 0;
+
 function percentile(p: number): number {
   const total = histogram.reduce((a, b) => a + b, 0);
   let seen = 0;
@@ -107,10 +109,12 @@ function driveTimed(ms: number, think: number): number {
   const until = performance.now() + ms;
   let done = 0;
   let started = performance.now();
+  if (load.outstanding === 0) load.again();
   for (;;) {
     if (load.turn(true) === 0) continue;
     const now = performance.now();
     histogram[bucketOf((now - started) * 1e6)]++;
+    slowest = Math.max(slowest, now - started);
     done++;
     if (now > until) return done;
     while (performance.now() < now + think / 1000);
@@ -124,6 +128,7 @@ const samples: number[] = [];
 if (values.latency) {
   driveTimed(Number(values.warmup) * 1000, Number(values.think));
   histogram.fill(0);
+  slowest = 0;
   for (let i = 0; i < Number(values.samples); i++) {
     const begin = performance.now();
     const done = driveTimed(seconds * 1000, Number(values.think));
@@ -148,6 +153,7 @@ if (values.latency)
     p99: percentile(0.99),
     p999: percentile(0.999),
     p9999: percentile(0.9999),
+    max: slowest * 1000,
   };
 console.log(JSON.stringify(result));
 for (let i = 0; i < protocol.firstQueue + queues; i++) frontEnd.stopQueue(i);

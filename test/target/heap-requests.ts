@@ -10,8 +10,9 @@ if (collect === undefined) throw new Error('run with --expose-gc');
 
 let scavenges = 0;
 const observer = new PerformanceObserver((list) => {
-  for (const { detail } of list.getEntries()) {
-    if ((detail as { kind: number }).kind === constants.NODE_PERFORMANCE_GC_MINOR) scavenges++;
+  for (const entry of list.getEntries()) {
+    const { kind } = (entry as unknown as { detail: { kind: number } }).detail;
+    if (kind === constants.NODE_PERFORMANCE_GC_MINOR) scavenges++;
   }
 });
 
