@@ -389,7 +389,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
     let unheard = false;
     for (const running of this.active) {
       if (running.arm()) work = true;
-      if (!running.kick.notifies) unheard = true;
+      if (!running.kick.notifies && running.kick.paced !== true) unheard = true;
     }
     if (unheard && this.pollTimer === null) {
       this.pollTimer = this.loop.after(POLL_ONLY_MS, () => {

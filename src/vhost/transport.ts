@@ -35,6 +35,8 @@ export interface TransportHandler {
 export interface KickSource {
   /** False: nobody tells, the vring has to be looked at all the time. */
   readonly notifies: boolean;
+  /** With `notifies` false: the transport itself ends a sleeping loop's sleep often enough. */
+  readonly paced?: boolean;
   close(): void;
 }
 

@@ -64,8 +64,8 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
   private readonly events: EventFd[];
   private readonly watches: Watch[] = [];
   private readonly pace: PollPace;
-  /** Vrings with a kick vector to be set again after a link-up. */
-  private readonly listening = new Set<number>();
+  /** Vrings with a kick vector, to be set again after a link-up, and what to call at a kick. */
+  private readonly listening = new Map<number, () => void>();
   /** Vrings that run and whose kicks nobody tells. */
   private unheard = 0;
   private current: { transport: VvuTransport; session: Session } | null = null;
@@ -114,7 +114,9 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
 
   private interrupted(event: EventFd): void {
     event.drain();
-    this.checkDue = true; // an interrupt of the shared vector may mean anything; the loop is awake, and polls
+    this.checkDue = true;
+    // An interrupt of a shared vector may mean anything.
+    for (const wake of this.listening.values()) wake();
   }
 
   // VvuCarrier: what the current session's transport asks.
@@ -151,19 +153,20 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
     return mapWindow(this.access, window, layout.regions, regions, () => relay?.released(generation));
   }
 
-  kickSource(index: number, _wake: () => void): KickSource | string {
+  kickSource(index: number, wake: () => void): KickSource | string {
     const heard = this.device.listenToKicks(index);
-    if (heard) this.listening.add(index);
+    const kicked = () => wake(); // its own function: the same vring may be started again before this source is closed
+    if (heard) this.listening.set(index, kicked);
     else this.unheard++;
     let open = true;
     return {
-      // Where no kick wakes the loop its port does, at its own pace.
-      notifies: true,
+      notifies: heard,
+      paced: true,
       close: () => {
         if (!open) return;
         open = false;
-        if (heard) this.listening.delete(index);
-        else this.unheard--;
+        if (!heard) this.unheard--;
+        else if (this.listening.get(index) === kicked) this.listening.delete(index);
       },
     };
   }
@@ -221,7 +224,7 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
 
   /** Devices forget the vectors of kicks when they drop the link. */
   private programKicks(): void {
-    for (const vring of this.listening) this.device.listenToKicks(vring);
+    for (const vring of this.listening.keys()) this.device.listenToKicks(vring);
   }
 
   drainMessages(): boolean {

@@ -166,8 +166,12 @@ export class Relay {
       this.holding = true;
       this.compute.hold();
     }
-    // A pass follows, and polls rxq.
-    this.loop.defer(() => {});
+    this.rouse();
+  }
+
+  /** There is something for rxq: a session that dozes looks at its queues again. */
+  private rouse(): void {
+    if (this.appliance !== null) this.loop.rouse(this.appliance.session);
   }
 
   private roomAgain(): void {
@@ -207,7 +211,7 @@ export class Relay {
         return;
       case Control.PING:
         this.appliance?.model.outbox.push(controlMessage(Control.PONG));
-        this.loop.defer(() => {});
+        this.rouse();
         return;
       case Control.GOODBYE:
         this.goodbye();
@@ -251,7 +255,7 @@ export class Relay {
       // What was asked of QEMU before is answered first: after FAREWELL the device may be reset at any moment.
       if (channel !== null && channel !== undefined && !channel.idle) return void this.loop.after(1, farewell);
       this.appliance?.model.outbox.push(controlMessage(Control.FAREWELL));
-      this.loop.defer(() => {});
+      this.rouse();
     };
     farewell();
   }
