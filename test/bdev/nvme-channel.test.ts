@@ -5,7 +5,8 @@ import { openNvmeChannel } from '../../src/bdev/nvme-channel.ts';
 import { NvmOpcode } from '../../src/nvme/commands.ts';
 import { NvmeStatus } from '../../src/nvme/status.ts';
 import { assert, suite } from '../support/suite.ts';
-import { bytesOf, fillList, NvmeRig, type Placement, pattern } from './nvme-rig.ts';
+import { bytesOf, fillList, type Placement, pattern } from './disk-rig.ts';
+import { NvmeRig } from './nvme-rig.ts';
 
 const test = suite('nvme channel');
 const { READ, WRITE, FLUSH, UNMAP, WRITE_ZEROES, COMPARE } = BdevOp;

@@ -7,7 +7,8 @@ import { BdevOp } from '../../src/bdev/bdev.ts';
 import { NvmeStatus } from '../../src/nvme/status.ts';
 import { budget, fc } from '../support/property.ts';
 import { assert, suite } from '../support/suite.ts';
-import { bytesOf, fillList, NvmeRig, type Placement, pattern, type TestIo } from './nvme-rig.ts';
+import { bytesOf, fillList, type Placement, pattern, type TestIo } from './disk-rig.ts';
+import { NvmeRig } from './nvme-rig.ts';
 
 const test = suite('nvme fuzz');
 

@@ -3,6 +3,8 @@
  * finds it again by them. An address that is nobody's is a violation: a real device would have written over a stranger's
  * memory.
  */
+
+import type { Window } from '../../src/memory/guest-memory.ts';
 import { IO_PAGE } from '../../src/memory/io-address.ts';
 import { Memory } from '../../src/memory/memory.ts';
 import type { DmaAllocator, DmaBuffer, DmaShare } from '../../src/pci/dma.ts';
@@ -18,6 +20,8 @@ export class FakeDma implements DmaAllocator {
   readonly violations: string[] = [];
   /** Buffers allocated and not freed. */
   allocated = 0;
+  /** Changes of what is where. */
+  version = 0;
   private readonly pages = new Map<number, Page>();
   private nextPage: number;
   private seed = 12345;
@@ -58,6 +62,7 @@ export class FakeDma implements DmaAllocator {
   register(memory: Memory, contiguous: boolean): void {
     const count = Math.ceil(memory.length / IO_PAGE);
     const first = this.nextPage;
+    this.version++;
     if (contiguous) {
       this.nextPage += count + 1;
       memory.ioAddress = first * IO_PAGE;
@@ -74,7 +79,29 @@ export class FakeDma implements DmaAllocator {
     for (const [i, n] of numbers.entries()) this.pages.set(n, { memory, offset: i * IO_PAGE });
   }
 
+  /** Everything there is, for a device that walks rings by itself. */
+  windows(): Window[] {
+    const windows: Window[] = [];
+    let last: { gpa: number; uva: number; length: number; memory: Memory; base: number } | undefined;
+    for (const [number, { memory, offset }] of [...this.pages].sort(([a], [b]) => a - b)) {
+      const gpa = number * IO_PAGE;
+      const whole =
+        gpa % 2 ** 30 !== 0 &&
+        last !== undefined &&
+        last.memory === memory &&
+        last.gpa + last.length === gpa &&
+        last.base + last.length === offset;
+      if (whole && last !== undefined) last.length += IO_PAGE;
+      else {
+        last = { gpa, uva: gpa, length: IO_PAGE, memory, base: offset };
+        windows.push(last);
+      }
+    }
+    return windows;
+  }
+
   forget(memory: Memory): void {
+    this.version++;
     for (const [number, page] of this.pages) if (page.memory === memory) this.pages.delete(number);
     memory.ioAddress = -1;
     memory.ioPages = null;
