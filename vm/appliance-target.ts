@@ -7,6 +7,8 @@ import type { Machine } from './machine.ts';
 const MAIN = 'node /opt/vvu-target/dist/cli/main.js';
 const SOCKET = '/var/tmp/vvu-target.sock';
 const LOG = '/tmp/target.log';
+/** Seconds; on a busy machine an emulated CPU needs two minutes to start the program. */
+const START_SECONDS = 600;
 
 export interface ApplianceTargetOptions {
   /** The vvu device. */
@@ -49,7 +51,7 @@ export class ApplianceTarget {
     this.#job = await this.vm.background(`echo $$ >/tmp/target.pid; ${command} >>${LOG} 2>&1`);
     try {
       // A look at the log: each start of Node costs an emulated CPU seconds.
-      await this.vm.until(`grep -q 'RPC at' ${LOG} || ! kill -0 $(cat /tmp/target.pid)`, 200);
+      await this.vm.until(`grep -q 'RPC at' ${LOG} || ! kill -0 $(cat /tmp/target.pid)`, START_SECONDS);
       await this.vm.run('kill -0 $(cat /tmp/target.pid)');
     } catch (error) {
       (error as Error).message += `\n--- target\n${await this.log()}`;
