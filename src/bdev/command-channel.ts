@@ -286,21 +286,20 @@ export abstract class CommandChannel implements BdevChannel, MemoryListener {
       return false;
     }
     const io = request.io as BdevIo;
-    const bytes = Math.min(left, this.bounceBytes, this.limits.maxTransfer);
-    const from = io.sgOffset + request.next * this.info.blockSize;
+    const list = this.bounceList;
+    list.reset();
+    list.push(this.bounceMemory, bounce, Math.min(left, this.bounceBytes, this.limits.maxTransfer));
+    this.bounceCursor.seek(list, 0);
+    // Its pages may lie anywhere, and the device may take few segments: then less than a buffer goes at once.
+    const bytes = this.describe(slot, op, list, this.bounceCursor, list.bytes);
+    if (bytes === 0) throw new Error(`${this.info.name}: a bounce buffer is out of the device's reach`);
     if (copies) {
       this.stats.bounced(bytes);
       request.cursor.advance(io.sg, bytes);
+      const from = io.sgOffset + request.next * this.info.blockSize;
       if (op !== BdevOp.READ) io.sg.gather(from, this.bounceMemory, bounce, bytes);
     } else if (op === BdevOp.WRITE) {
       this.bounceMemory.u8.fill(0, bounce, bounce + bytes);
-    }
-    const list = this.bounceList;
-    list.reset();
-    list.push(this.bounceMemory, bounce, bytes);
-    this.bounceCursor.seek(list, 0);
-    if (this.describe(slot, op, list, this.bounceCursor, bytes) !== bytes) {
-      throw new Error(`${this.info.name}: a bounce buffer is out of the device's reach`);
     }
     this.dispatch(request, index, slot, op, bytes / this.info.blockSize, bounce);
     return true;

@@ -186,7 +186,7 @@ export class VirtioScsiChannel extends CommandChannel implements QueueClient {
       case ScsiEnd.GOOD:
         return result === 0 ? BdevStatus.OK : BdevStatus.IO_ERROR; // a residual: not all of it was moved
       case ScsiEnd.CHECK_CONDITION:
-        return this.senseStatus(slot);
+        return this.senseStatus(slot, result);
       case ScsiEnd.RESERVATION_CONFLICT:
         return BdevStatus.RESERVATION_CONFLICT;
       case ScsiEnd.TRANSPORT:
@@ -200,13 +200,13 @@ export class VirtioScsiChannel extends CommandChannel implements QueueClient {
     }
   }
 
-  private senseStatus(slot: number): BdevStatus {
+  private senseStatus(slot: number, residual: number): BdevStatus {
     const { pair } = this.queue;
     const code = pair.senseCode(slot);
     switch (pair.senseKey(slot)) {
       case SenseKey.NO_SENSE:
-      case 1: // RECOVERED ERROR
-        return BdevStatus.OK;
+      case 1: // RECOVERED ERROR: it was done, if all of it was moved
+        return residual === 0 ? BdevStatus.OK : BdevStatus.IO_ERROR;
       case SenseKey.NOT_READY:
         return BdevStatus.NOT_READY;
       case SenseKey.MEDIUM_ERROR:

@@ -55,6 +55,7 @@ export class QueuePair implements CommandRing {
   /** Set by the owner: {@link AbortAsked}. */
   readonly abortAsked: Uint8Array;
   inFlight = 0;
+  time = 0;
   /** Why the device can't be believed any more, or null. No completion is taken until {@link restart}. */
   broken: string | null = null;
   /** Commands sent again. */
@@ -205,6 +206,8 @@ export class QueuePair implements CommandRing {
     if (status !== NvmeStatus.SUCCESS && this.transient(cid, status) && !doNotRetry(dw3)) {
       this.attempts[cid]++;
       this.retries++;
+      this.abortAsked[cid] = AbortAsked.NO;
+      this.started[cid] = this.time;
       this.write(cid);
       return;
     }

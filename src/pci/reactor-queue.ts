@@ -21,6 +21,8 @@ export interface QueueLoop extends ControlLoop {
 export interface CommandRing {
   readonly depth: number;
   readonly inFlight: number;
+  /** The reactor's clock, set before each poll: when commands are sent again. Nanoseconds. */
+  time: number;
   /** Why the device can't be believed any more, or null. */
   readonly broken: string | null;
   /** {@link AbortAsked} of each slot. */
@@ -210,6 +212,7 @@ export class ReactorQueue<R extends CommandRing> implements Poller {
     if (this.board.changesHint !== this.seen) this.follow();
     if (!this.running || this.dead !== 0) return 0;
     const pair = this.pair;
+    pair.time = this.loop.now;
     pair.ring();
     const done = pair.poll();
     if (done > 0) {

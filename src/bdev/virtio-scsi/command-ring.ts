@@ -55,6 +55,7 @@ export class ScsiCommandRing implements CommandRing {
   readonly depth: number;
   readonly abortAsked: Uint8Array;
   inFlight = 0;
+  time = 0;
   /** Commands sent again. */
   retries = 0;
   /** Data of each slot: what the device reads after the header, or writes after the response. */
@@ -241,6 +242,7 @@ export class ScsiCommandRing implements CommandRing {
     this.attempts[slot]++;
     this.retries++;
     this.abortAsked[slot] = AbortAsked.NO;
+    this.started[slot] = this.time;
     this.send(slot);
     return true;
   }
