@@ -199,6 +199,8 @@ test('iostat', async () => {
   );
   assert.is(await call('bdev_reset_iostat', { name: 'A' }), true);
   await refused('bdev_get_iostat', { name: 'Z' }, -19, /^No such device/);
+  await refused('bdev_get_iostat', { names: ['A'], per_channel: true }, -95, /a disk's counters are kept as one sum/);
+  await call('bdev_get_iostat', { names: ['A'], per_channel: false });
   await refused('bdev_get_iostat', { reset_mode: 'some' }, -32602, /"reset_mode" must be one of all, maxmin, none/);
 });
 

@@ -185,11 +185,17 @@ export const bdevMethods: readonly Method[] = [
     params: z.strictObject({
       name: bdevName().optional().describe('one disk'),
       names: z.array(bdevName()).max(1024).optional().describe('several disks'),
-      per_channel: z.boolean().optional().describe('not offered: counters are kept a disk'),
+      per_channel: z.boolean().optional().describe("true is refused: a disk's counters are kept as one sum"),
       reset_mode: z.enum(['all', 'maxmin', 'none']).optional().describe('start the counters afresh after reading them'),
     }),
     result: '{ tick_rate, ticks, bdevs: [ { name, bytes_read, num_read_ops, ... } ] }',
-    handler: ({ name, names, reset_mode }, { target }) => {
+    handler: ({ name, names, per_channel, reset_mode }, { target }) => {
+      if (per_channel === true) {
+        throw new TargetError(
+          'ENOTSUP',
+          "per_channel: a disk's counters are kept as one sum over all channels; ask without per_channel",
+        );
+      }
       const wanted = names ?? (name === undefined ? undefined : [name]);
       const entries = wanted === undefined ? target.bdevs.all() : wanted.map((one) => target.bdevs.get(one));
       return ioStat(entries, reset_mode !== undefined && reset_mode !== 'none');
