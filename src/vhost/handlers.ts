@@ -6,7 +6,7 @@
 import type { Fd } from '../sys/fd.ts';
 import { hasFeature } from '../virtio/features.ts';
 import { ringSizeError } from '../virtio/ring-place.ts';
-import { createInflight, InflightRegion } from './inflight.ts';
+import { createInflight, InflightRegion, inflightError } from './inflight.ts';
 import {
   inflightPayload,
   parseAddr,
@@ -82,6 +82,16 @@ function stopAll(s: Session, what: string, then: () => void): Outcome {
     then();
     s.finish(null);
   });
+}
+
+function openInflight(s: Session, m: IncomingMessage): InflightRegion | string {
+  const description = parseInflight(m.payload);
+  const { maxQueues } = s.model;
+  if (s.transport.carriesFds) return InflightRegion.open(m.fds[0] as Fd, description, maxQueues);
+  const error = inflightError(description, maxQueues);
+  if (error !== null) return error;
+  const mapped = s.transport.mapInflight?.(description) ?? 'there is no way to the region';
+  return typeof mapped === 'string' ? mapped : InflightRegion.over(mapped, description);
 }
 
 function setInflight(s: Session, region: InflightRegion): null {
@@ -236,7 +246,7 @@ export const HANDLERS: Readonly<Record<RequestName, Handler>> = {
 
   SET_INFLIGHT_FD(s, m) {
     if (s.vrings.some((v) => v.running !== null)) return 'vrings are running';
-    const region = InflightRegion.open(m.fds[0] as Fd, parseInflight(m.payload), s.model.maxQueues);
+    const region = openInflight(s, m);
     if (typeof region === 'string') return region;
     // The front end came back sooner than the requests of its last session: doing them again must wait for those.
     const waits = s.regionInUse(region.key, () => {

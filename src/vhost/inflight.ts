@@ -8,11 +8,12 @@
 import type { Memory } from '../memory/memory.ts';
 import { defineStruct } from '../memory/struct-table.ts';
 import { type Fd, fstat } from '../sys/fd.ts';
-import { type Mapping, mapFile, memfd } from '../sys/mapping.ts';
+import { mapFile, memfd } from '../sys/mapping.ts';
 import { withheldPages } from '../sys/withheld-pages.ts';
 import type { InflightLog } from '../virtio/inflight-log.ts';
 import { MAX_QUEUE_SIZE } from '../virtio/layout.ts';
 import type { InflightDescription } from './messages.ts';
+import type { RegionMapping } from './transport.ts';
 
 const QUEUE_REGION = defineStruct('QueueRegionSplit', 'vhost-user, Inflight I/O tracking', 16, {
   features: [0, 'u64'],
@@ -35,6 +36,7 @@ const VERSION = 1;
 const REGION_ALIGN = 64;
 /** Largest region: 256 queues of 1024. Bytes. */
 const MAX_REGION = 256 * (MAX_QUEUE_SIZE + 4) * DESC_STATE.size;
+const PAGE = 4096;
 
 const VERSION_WORD = QUEUE_REGION.fields.version[0] >> 1;
 const DESC_NUM_WORD = QUEUE_REGION.fields.desc_num[0] >> 1;
@@ -56,6 +58,20 @@ function shapeError(d: InflightDescription, maxQueues: number): string | null {
   return null;
 }
 
+/** What is wrong with a region that a front end gives back, or null. */
+export function inflightError(d: InflightDescription, maxQueues: number): string | null {
+  const error = shapeError(d, maxQueues);
+  if (error !== null) return error;
+  const least = d.numQueues * queueBytes(d.queueSize);
+  if (!Number.isSafeInteger(d.mmapSize) || d.mmapSize < least || d.mmapSize > MAX_REGION) {
+    return `region of ${d.mmapSize} bytes, expected ${least} to ${MAX_REGION}`;
+  }
+  if (!Number.isSafeInteger(d.mmapOffset) || d.mmapOffset % PAGE !== 0) {
+    return `region at offset ${d.mmapOffset}, which is not a multiple of ${PAGE}`;
+  }
+  return null;
+}
+
 /**
  * GET_INFLIGHT_FD: a region for these queues, all zeroes ("not used yet").
  * @returns the descriptor (the caller's) and what to tell, or why not
@@ -67,7 +83,8 @@ export function createInflight(
   const error = shapeError(asked, maxQueues);
   if (error !== null) return error;
   const mmapSize = asked.numQueues * queueBytes(asked.queueSize);
-  const fd = memfd('vvu-inflight', mmapSize);
+  // Whole pages: a relay maps it into a virtual machine.
+  const fd = memfd('vvu-inflight', Math.ceil(mmapSize / PAGE) * PAGE);
   return { fd, description: { ...asked, mmapSize, mmapOffset: 0 } };
 }
 
@@ -75,36 +92,41 @@ export function createInflight(
 export class InflightRegion {
   /** Names the file: equal for two sessions that were given the same region. */
   readonly key: string;
-  private readonly mapping: Mapping;
+  private readonly mapping: RegionMapping;
   private readonly memory: Memory;
   private readonly numQueues: number;
   private readonly queueSize: number;
 
   /** @returns the region, or what is wrong with it. The descriptor stays the caller's. */
   static open(fd: Fd, d: InflightDescription, maxQueues: number): InflightRegion | string {
-    const error = shapeError(d, maxQueues);
+    const error = inflightError(d, maxQueues);
     if (error !== null) return error;
-    const least = d.numQueues * queueBytes(d.queueSize);
-    if (!Number.isSafeInteger(d.mmapSize) || d.mmapSize < least || d.mmapSize > MAX_REGION) {
-      return `region of ${d.mmapSize} bytes, expected ${least} to ${MAX_REGION}`;
-    }
-    if (!Number.isSafeInteger(d.mmapOffset) || d.mmapOffset % 4096 !== 0) {
-      return `region at offset ${d.mmapOffset}, which is not a multiple of 4096`;
-    }
     try {
       const withheld = withheldPages(fd);
       if (withheld !== null) return withheld;
       const stat = fstat(fd);
       if (stat.kind !== 'file') return `its descriptor is a ${stat.kind}, not a memfd`;
       const mapping = mapFile(fd, { offset: d.mmapOffset, size: d.mmapSize });
-      return new InflightRegion(`${stat.dev}:${stat.ino}:${d.mmapOffset}`, mapping, d);
+      return InflightRegion.over(
+        {
+          key: `${stat.dev}:${stat.ino}:${d.mmapOffset}`,
+          memoryAt: (offset, bytes) => mapping.memoryAt(offset, bytes),
+          release: () => mapping.unmap(),
+        },
+        d,
+      );
     } catch (failure) {
       return (failure as Error).message;
     }
   }
 
-  private constructor(key: string, mapping: Mapping, d: InflightDescription) {
-    this.key = key;
+  /** A region that the transport has mapped and `inflightError` finds nothing wrong with; the mapping is its own from now on. */
+  static over(mapping: RegionMapping, d: InflightDescription): InflightRegion {
+    return new InflightRegion(mapping, d);
+  }
+
+  private constructor(mapping: RegionMapping, d: InflightDescription) {
+    this.key = mapping.key;
     this.mapping = mapping;
     this.memory = mapping.memoryAt(0, d.mmapSize);
     this.numQueues = d.numQueues;
@@ -119,7 +141,7 @@ export class InflightRegion {
   }
 
   close(): void {
-    this.mapping.unmap();
+    this.mapping.release();
   }
 }
 

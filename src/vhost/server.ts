@@ -8,6 +8,7 @@ import { accept, type Listener, listenUnix } from '../sys/socket.ts';
 import { type CoalescingSettings, NO_COALESCING } from './coalescing.ts';
 import type { DeviceModel } from './device-model.ts';
 import { MAX_SESSIONS } from './limits.ts';
+import { RegionWaiters } from './region-waiters.ts';
 import { Session } from './session.ts';
 import { UnixTransport } from './unix-transport.ts';
 import { warn } from './warn.ts';
@@ -49,8 +50,7 @@ export class VhostServer {
   private readonly watch: Watch;
   private closing = false;
   private whenClosed: (() => void)[] = [];
-  /** Inflight regions of sessions that end, and who waits for them. */
-  private readonly waiting: { key: string; then: () => void }[] = [];
+  private readonly regions = new RegionWaiters(this.sessions);
 
   /** @throws SysError when nothing can listen there */
   constructor(options: VhostServerOptions) {
@@ -76,7 +76,7 @@ export class VhostServer {
           memoryListener: this.options.memoryListener,
           memSlots: this.options.memSlots,
           coalescing: this.coalescing,
-          regionInUse: (key, then) => this.regionInUse(key, then),
+          regionInUse: (key, then) => this.regions.inUse(key, then),
           onClosed: (s) => this.sessionClosed(s),
         });
         this.sessions.add(session);
@@ -87,12 +87,6 @@ export class VhostServer {
     }
   }
 
-  private regionInUse(key: string, then: () => void): boolean {
-    const busy = [...this.sessions].some((s) => s.ended !== null && s.inflight?.key === key);
-    if (busy) this.waiting.push({ key, then });
-    return busy;
-  }
-
   private sessionClosed(session: Session): void {
     this.sessions.delete(session);
     this.ends.push({
@@ -101,11 +95,7 @@ export class VhostServer {
       at: new Date().toISOString(),
     });
     if (this.ends.length > ENDS_KEPT) this.ends.shift();
-    for (const waiter of this.waiting.splice(0)) {
-      const { key, then } = waiter;
-      // More than one old session may hold it.
-      if (!this.regionInUse(key, then)) then();
-    }
+    this.regions.sessionClosed();
     if (this.sessions.size === 0) this.finishClosing();
   }
 

@@ -7,7 +7,7 @@
  */
 import type { Memory } from '../memory/memory.ts';
 import type { Fd } from '../sys/fd.ts';
-import type { MemoryRegion } from './messages.ts';
+import type { InflightDescription, MemoryRegion } from './messages.ts';
 
 export interface IncomingMessage {
   readonly id: number;
@@ -83,6 +83,11 @@ export interface Transport {
    * @returns the mappings in order, or why not, for the operator
    */
   mapRegions(regions: readonly MemoryRegion[], fds: readonly Fd[], whole: boolean): RegionMapping[] | string;
+  /**
+   * Make the region of a SET_INFLIGHT_FD visible. Only of transports that carry no descriptors and offer the message.
+   * @returns the mapping, or why not
+   */
+  mapInflight?(description: InflightDescription): RegionMapping | string;
   /**
    * Vring `index` was started by SET_VRING_KICK.
    * @param fd what came with it (now the transport's, also on failure), if any

@@ -38,7 +38,11 @@ test(
     rig.open();
     const frontEnd = rig.connect();
     frontEnd.init();
-    assert.is(frontEnd.protocol, bit(PF.MQ) | bit(PF.REPLY_ACK) | bit(PF.RESET_DEVICE) | bit(PF.STATUS));
+    const offered = [PF.MQ, PF.REPLY_ACK, PF.INFLIGHT, PF.RESET_DEVICE, PF.STATUS];
+    assert.is(
+      frontEnd.protocol,
+      offered.map(bit).reduce((word, b) => word | b),
+    );
   }),
 );
 
@@ -78,7 +82,11 @@ test(
       frontEnd.stop();
       frontEnd.resetDevice();
     }
-    assert.is(rig.device.maps, frontEnd.guest.regions.length, 'the same memory is mapped once');
+    assert.is(
+      rig.device.maps,
+      frontEnd.guest.regions.length + 1,
+      'the same memory is mapped once, and the inflight region',
+    );
   }),
 );
 

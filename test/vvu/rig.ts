@@ -1,5 +1,5 @@
 /** A vvu device with a driver on one side and front ends on the other, all in this process. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Lun } from '../../src/scsi/lun.ts';
@@ -111,6 +111,7 @@ export abstract class VvuRig<D extends RigDevice> {
   killPort(): void {
     const port = this.port;
     this.loop.removePoller(port);
+    port.device.queues.send = () => {};
     this.device.driverDied();
     // The process's descriptors and mappings go with it.
     (port as unknown as { watches: { close(): void }[] }).watches.forEach((w) => {
@@ -188,6 +189,12 @@ export class StockRig extends VvuRig<FakeStockQemu> {
     });
     this.device = new FakeStockQemu(this.loop, appliance, vrings);
     settle(this.loop);
+  }
+
+  /** As a QEMU with `reconnect-ms`: while there is no driver there is no socket. */
+  override connect(options: Partial<FrontEndOptions> = {}): FrontEnd {
+    this.until(() => existsSync(this.path), 'the socket for compute VMs');
+    return super.connect(options);
   }
 
   protected override closeMore(): void {

@@ -54,7 +54,12 @@ const FORK = {
   protocolFeatures: MQ,
 } as const;
 
-const REPLAYED = [ProtocolFeature.REPLY_ACK, ProtocolFeature.RESET_DEVICE, ProtocolFeature.STATUS];
+const RELAYED = [
+  ProtocolFeature.REPLY_ACK,
+  ProtocolFeature.INFLIGHT_SHMFD,
+  ProtocolFeature.RESET_DEVICE,
+  ProtocolFeature.STATUS,
+];
 
 export const LAYOUTS: readonly LayoutRow[] = [
   {
@@ -109,7 +114,7 @@ export const LAYOUTS: readonly LayoutRow[] = [
     // The relay keeps the old mapping until this driver has let go of it.
     memoryFlickers: false,
     dmaTarget: true,
-    protocolFeatures: REPLAYED.reduce((word, n) => word | (1n << BigInt(n)), MQ),
+    protocolFeatures: RELAYED.reduce((word, n) => word | (1n << BigInt(n)), MQ),
   },
 ];
 

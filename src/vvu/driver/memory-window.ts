@@ -1,6 +1,5 @@
 import { MAX_MEMORY, type Memory } from '../../memory/memory.ts';
 import { OVERHANG } from '../../sys/mapping.ts';
-import type { MemoryRegion } from '../../vhost/messages.ts';
 import type { RegionMapping } from '../../vhost/transport.ts';
 import type { WindowPlace } from './device.ts';
 import type { DeviceAccess, MemoryPart } from './device-access.ts';
@@ -12,8 +11,14 @@ import type { RegionRule } from './layouts.ts';
  * can write straight into the compute VM.
  */
 
+/** What counts of a region here: where the device's rule takes it, and how long it is. */
+export interface WindowPiece {
+  readonly offset: number;
+  readonly size: number;
+}
+
 /** Offsets of the regions in the window, in the table's order. Sums stay exact: every term was checked to be below 2^53. */
-export function regionOffsets(rule: RegionRule, regions: readonly MemoryRegion[]): number[] {
+export function regionOffsets(rule: RegionRule, regions: readonly WindowPiece[]): number[] {
   if (rule === 'placed') return regions.map((r) => r.offset);
   let sum = 0;
   return regions.map((r) => {
@@ -58,7 +63,7 @@ export function mapWindow(
   access: DeviceAccess,
   place: WindowPlace,
   rule: RegionRule,
-  regions: readonly MemoryRegion[],
+  regions: readonly WindowPiece[],
   released: () => void,
 ): RegionMapping[] | string {
   const offsets = regionOffsets(rule, regions);

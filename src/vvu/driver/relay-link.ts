@@ -22,6 +22,11 @@ const log = logger('vvu');
  * driver has let go.
  */
 
+/** Messages whose memory the relay has mapped: where in the payload the generation stands. */
+const GENERATION_AT: ReadonlyMap<number, number> = new Map([
+  [Request.SET_MEM_TABLE, 4],
+  [Request.SET_INFLIGHT_FD, 20],
+]);
 /** How often the relay is asked whether it lives, ms; unanswered for as long, it is dead. */
 const PING_MS = 5000;
 /** How long a GOODBYE may take, ms. */
@@ -43,7 +48,7 @@ export class RelayLink implements Link {
   private answered = true;
   private timer: Timer | null = null;
   private ending: (() => void) | null = null;
-  /** Generation of the table that is being delivered, until somebody takes its memory; -1: none. */
+  /** Generation of the memory that is being delivered, until somebody takes it; -1: none. */
   private arriving = -1;
   /** Of each generation: mappings in use. */
   private readonly users = new Map<number, number>();
@@ -87,8 +92,8 @@ export class RelayLink implements Link {
     const v = new DataView(message.buffer, message.byteOffset, message.byteLength);
     const id = v.getUint32(0, true);
     if (!isControl(id)) {
-      this.arriving =
-        id === Request.SET_MEM_TABLE && message.length >= HEADER_BYTES + 8 ? v.getUint32(HEADER_BYTES + 4, true) : -1;
+      const at = GENERATION_AT.get(id) ?? message.length;
+      this.arriving = message.length >= HEADER_BYTES + at + 4 ? v.getUint32(HEADER_BYTES + at, true) : -1;
       return false;
     }
     this.answered = true;
@@ -140,7 +145,7 @@ export class RelayLink implements Link {
 
   // Memory.
 
-  /** The mappings of the table that is being delivered are made now; they count until `released`. */
+  /** The mappings of what is being delivered are made now; they count until `released`. */
   takeGeneration(mappings: number): number {
     const generation = this.arriving;
     this.arriving = -1;

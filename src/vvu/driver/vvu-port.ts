@@ -2,7 +2,8 @@ import type { EventLoop, Poller, Watch } from '../../sys/event-loop.ts';
 import { EventFd } from '../../sys/eventfd.ts';
 import { logger } from '../../sys/log.ts';
 import type { DeviceModel } from '../../vhost/device-model.ts';
-import { HEADER_BYTES, headerError, type MemoryRegion } from '../../vhost/messages.ts';
+import { HEADER_BYTES, headerError, type InflightDescription, type MemoryRegion } from '../../vhost/messages.ts';
+import { RegionWaiters } from '../../vhost/region-waiters.ts';
 import type { SessionEnd } from '../../vhost/server.ts';
 import { Session, type SessionOptions } from '../../vhost/session.ts';
 import type { KickSource, Notifier, RegionMapping } from '../../vhost/transport.ts';
@@ -68,6 +69,7 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
   private readonly listening = new Map<number, () => void>();
   /** Vrings that run and whose kicks nobody tells. */
   private unheard = 0;
+  private readonly regions = new RegionWaiters(this.sessions);
   private current: { transport: VvuTransport; session: Session } | null = null;
   private checkDue = true;
   private lastCheck = 0;
@@ -153,6 +155,16 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
     return mapWindow(this.access, window, layout.regions, regions, () => relay?.released(generation));
   }
 
+  mapInflight({ mmapOffset, mmapSize }: InflightDescription): RegionMapping | string {
+    const { window, layout } = this.device;
+    const relay = this.relay;
+    if (relay === null) return 'this device brings no inflight regions';
+    const generation = relay.takeGeneration(1);
+    const piece = { offset: mmapOffset, size: mmapSize };
+    const mapped = mapWindow(this.access, window, layout.regions, [piece], () => relay.released(generation));
+    return typeof mapped === 'string' ? mapped : mapped[0];
+  }
+
   kickSource(index: number, wake: () => void): KickSource | string {
     const heard = this.device.listenToKicks(index);
     const kicked = () => wake(); // its own function: the same vring may be started again before this source is closed
@@ -201,6 +213,7 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
       transport,
       model: this.options.model(),
       memoryListener: this.options.memoryListener,
+      regionInUse: (key, then) => this.regions.inUse(key, then),
       onClosed: (s) => this.sessionClosed(s),
     });
     this.accepted++;
@@ -252,6 +265,11 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
       return;
     }
     if (this.link.intercept(message)) return;
+    this.forSession(message);
+    this.relay?.messageDone();
+  }
+
+  private forSession(message: Uint8Array): void {
     const v = new DataView(message.buffer, message.byteOffset, message.byteLength);
     const [id, flags, size] = [v.getUint32(0, true), v.getUint32(4, true), v.getUint32(8, true)];
     if (size > PAYLOAD_LIMIT || message.length !== HEADER_BYTES + size) {
@@ -273,7 +291,6 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
     const error = headerError(id, flags, size);
     if (error !== null) current.session.end(error);
     else current.transport.deliver({ id, flags, payload: message.subarray(HEADER_BYTES), fds: [] });
-    this.relay?.messageDone();
   }
 
   private garbled(what: string): void {
@@ -337,6 +354,7 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
     this.sessions.delete(session);
     this.ends.push({ reason: session.ended ?? '', last_error: session.lastError, at: new Date().toISOString() });
     if (this.ends.length > ENDS_KEPT) this.ends.shift();
+    this.regions.sessionClosed();
     if (this.sessions.size === 0) this.finishClosing();
   }
 

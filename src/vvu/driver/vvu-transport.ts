@@ -1,5 +1,5 @@
 import type { Fd } from '../../sys/fd.ts';
-import type { MemoryRegion } from '../../vhost/messages.ts';
+import type { InflightDescription, MemoryRegion } from '../../vhost/messages.ts';
 import type {
   IncomingMessage,
   KickSource,
@@ -18,6 +18,7 @@ export interface VvuCarrier {
   resumed(transport: VvuTransport): void;
   send(transport: VvuTransport, message: Uint8Array): void;
   mapRegions(regions: readonly MemoryRegion[]): RegionMapping[] | string;
+  mapInflight(description: InflightDescription): RegionMapping | string;
   kickSource(index: number, wake: () => void): KickSource | string;
   notifier(index: number): Notifier | string;
   /** The session has ended the link. */
@@ -64,6 +65,10 @@ export class VvuTransport implements Transport {
 
   mapRegions(regions: readonly MemoryRegion[], _fds: readonly Fd[], whole: boolean): RegionMapping[] | string {
     return whole ? this.carrier.mapRegions(regions) : 'single regions can not be added through a vvu device';
+  }
+
+  mapInflight(description: InflightDescription): RegionMapping | string {
+    return this.carrier.mapInflight(description);
   }
 
   kickSource(index: number, _fd: Fd | undefined, wake: () => void): KickSource | string {

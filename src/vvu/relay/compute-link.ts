@@ -1,17 +1,16 @@
 import type { EventLoop, Watch } from '../../sys/event-loop.ts';
 import { EventFd } from '../../sys/eventfd.ts';
 import { closeAll, type Fd } from '../../sys/fd.ts';
-import { MAX_TABLE_REGIONS } from '../../vhost/limits.ts';
-import { tableError } from '../../vhost/memory-table.ts';
+import { createInflight } from '../../vhost/inflight.ts';
 import {
   FLAG_NEED_REPLY,
   FLAG_REPLY,
   FLAG_VERSION,
   HEADER_BYTES,
-  type MemoryRegion,
+  inflightPayload,
   messageName,
   ProtocolFeature,
-  parseTable,
+  parseInflight,
   parseU64,
   parseVringFd,
   Request,
@@ -20,7 +19,9 @@ import {
 } from '../../vhost/messages.ts';
 import { type IncomingMessage, type TransportHandler, takeFd } from '../../vhost/transport.ts';
 import { UnixTransport } from '../../vhost/unix-transport.ts';
+import { inflightOfFile, type PlacedMessage, tableOfFiles } from './carried-files.ts';
 import { RELAYED, RELAYED_FEATURES, type RelayedRow } from './compute-messages.ts';
+import type { Arrival } from './mapped-memory.ts';
 
 /**
  * A compute VM's connection to the relay: takes the descriptors off its messages and passes the rest on, and checks the driver's
@@ -31,19 +32,11 @@ import { RELAYED, RELAYED_FEATURES, type RelayedRow } from './compute-messages.t
 const MAX_OPEN_QUESTIONS = 16;
 const REPLY_ACK = 1n << BigInt(ProtocolFeature.REPLY_ACK);
 
-/** A SET_MEM_TABLE whose memory has to be mapped before it may go on. */
-export interface ArrivedTable {
-  readonly message: Uint8Array;
-  readonly regions: readonly MemoryRegion[];
-  /** Owned by whoever takes the table. */
-  readonly fds: readonly Fd[];
-}
-
 export interface ComputeEvents {
   /** A message without descriptors, for the driver. */
   toDriver(message: Uint8Array): void;
-  /** The link is paused until `tableDone` or `refuseTable`. */
-  tableArrived(table: ArrivedTable): void;
+  /** Files for the window came. Nothing more is read until they are placed or refused. */
+  filesArrived(arrival: Arrival): void;
   /** The compute VM kicked a vring. */
   kicked(vring: number): void;
   /** The connection has ended, by whichever side. */
@@ -64,7 +57,8 @@ export class ComputeLink implements TransportHandler {
   private opened = false;
   private closed = false;
   private held = 0;
-  private table: { id: number; flags: number } | null = null;
+  /** The message whose files are on their way into the window. */
+  private carried: PlacedMessage | null = null;
 
   constructor(loop: EventLoop, fd: Fd, name: string, vrings: number, events: ComputeEvents) {
     this.loop = loop;
@@ -117,7 +111,9 @@ export class ComputeLink implements TransportHandler {
     }
     const questions = row.answered || (this.replyAck && (message.flags & FLAG_NEED_REPLY) !== 0);
     if (questions && this.open_.length >= MAX_OPEN_QUESTIONS) return 'too many questions at once';
-    if (message.id === Request.SET_MEM_TABLE) return this.takeTable(message, bytes);
+    if (message.id === Request.SET_MEM_TABLE) return this.carry(message, tableOfFiles(message));
+    if (message.id === Request.SET_INFLIGHT_FD) return this.carry(message, inflightOfFile(message, this.vrings));
+    if (message.id === Request.GET_INFLIGHT_FD) return this.giveInflight(message);
     const error = row.vring === 'fd' ? this.takeVringFd(message) : null;
     if (error !== null) return error;
     if (message.id === Request.SET_PROTOCOL_FEATURES) {
@@ -176,32 +172,47 @@ export class ComputeLink implements TransportHandler {
     this.kicks.delete(vring);
   }
 
-  private takeTable(message: IncomingMessage, bytes: Uint8Array): string | null {
-    const regions = parseTable(message.payload);
-    if (regions === undefined) return 'the number of regions is not what the payload holds';
-    const error = tableError(regions, MAX_TABLE_REGIONS);
-    if (error !== null) return error;
-    this.table = { id: message.id, flags: message.flags };
-    this.hold();
-    this.events.tableArrived({ message: bytes, regions, fds: message.fds.splice(0) });
+  /**
+   * The region in which a target notes what it has in flight: made here, because it has to outlive the appliance. QEMU keeps it
+   * and brings it again after whatever happened.
+   */
+  private giveInflight(message: IncomingMessage): string | null {
+    if (this.open_.length > 0) return 'another question is open'; // our answer would overtake the driver's
+    const made = createInflight(parseInflight(message.payload), this.vrings);
+    if (typeof made === 'string') return made;
+    this.transport.reply(replyMessage(message.id, inflightPayload(made.description, message.payload.length)), [
+      made.fd,
+    ]);
     return null;
   }
 
-  /** The table's memory is mapped: the message, rewritten, goes on. */
-  tableDone(message: Uint8Array): void {
-    const { table } = this;
-    this.table = null;
-    if (table === null || this.closed) return;
-    if (this.replyAck && (table.flags & FLAG_NEED_REPLY) !== 0) this.open_.push(table.id);
-    this.events.toDriver(message);
+  /** A message whose files go into the window before it goes on. */
+  private carry(message: IncomingMessage, carried: PlacedMessage | string): string | null {
+    if (typeof carried === 'string') return carried;
+    this.carried = carried;
+    this.hold();
+    this.events.filesArrived({
+      ranges: carried.ranges,
+      fds: message.fds.splice(0),
+      placed: (generation, places) => this.placed(carried, generation, places),
+      refused: (reason) => this.refused(carried, reason),
+    });
+    return null;
+  }
+
+  private placed(carried: PlacedMessage, generation: number, places: readonly number[]): void {
+    if (this.carried !== carried || this.closed) return;
+    this.carried = null;
+    carried.place(generation, places);
+    if (this.replyAck && (carried.flags & FLAG_NEED_REPLY) !== 0) this.open_.push(carried.id);
+    this.events.toDriver(carried.bytes);
     this.release();
   }
 
-  refuseTable(reason: string): void {
-    const { table } = this;
-    this.table = null;
-    if (table === null || this.closed) return;
-    this.refuse(table.id, table.flags, reason);
+  private refused(carried: PlacedMessage, reason: string): void {
+    if (this.carried !== carried || this.closed) return;
+    this.carried = null;
+    this.refuse(carried.id, carried.flags, reason);
     if (!this.closed) this.release();
   }
 

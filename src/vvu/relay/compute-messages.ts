@@ -29,15 +29,18 @@ export const RELAYED: ReadonlyMap<number, RelayedRow> = new Map([
   [R.SET_PROTOCOL_FEATURES, row(false)],
   [R.GET_QUEUE_NUM, row(true)],
   [R.SET_VRING_ENABLE, row(false, 'state')],
+  [R.GET_INFLIGHT_FD, row(true)],
+  [R.SET_INFLIGHT_FD, row(false)],
   [R.RESET_DEVICE, row(false)],
   [R.SET_STATUS, row(false)],
   [R.GET_STATUS, row(true)],
 ]);
 
-/** Protocol features that work through a relay: those whose messages bring no descriptor that it would have to carry on. */
+/** Protocol features that work through a relay: those whose messages bring no descriptor, or one of a file for the window. */
 export const RELAYED_FEATURES = [
   ProtocolFeature.MQ,
   ProtocolFeature.REPLY_ACK,
+  ProtocolFeature.INFLIGHT_SHMFD,
   ProtocolFeature.RESET_DEVICE,
   ProtocolFeature.STATUS,
 ].reduce((word, n) => word | (1n << BigInt(n)), 0n);

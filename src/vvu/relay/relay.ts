@@ -1,10 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import type { EventLoop, Timer, Watch } from '../../sys/event-loop.ts';
-import { closeAll, type Fd } from '../../sys/fd.ts';
+import type { EventLoop, Timer } from '../../sys/event-loop.ts';
+import type { Fd } from '../../sys/fd.ts';
 import { logger } from '../../sys/log.ts';
-import { accept, type Listener, listenUnix } from '../../sys/socket.ts';
 import { FLAG_VERSION_MASK, HEADER_BYTES } from '../../vhost/messages.ts';
-import { Session } from '../../vhost/session.ts';
 import {
   Control,
   controlMessage,
@@ -17,10 +15,10 @@ import {
   WIRE_VERSION,
   welcomeMessage,
 } from '../control-messages.ts';
-import { ApplianceTransport } from './appliance-transport.ts';
-import { type ArrivedTable, ComputeLink } from './compute-link.ts';
-import { RelayModel } from './relay-model.ts';
-import { filePieces, type Mapping, WindowMap } from './window-map.ts';
+import { ApplianceSide } from './appliance-side.ts';
+import { ComputeGate } from './compute-gate.ts';
+import { ComputeLink } from './compute-link.ts';
+import { MappedMemory } from './mapped-memory.ts';
 
 const log = logger('relay');
 
@@ -47,54 +45,67 @@ export interface RelayOptions {
 
 /** Messages that may wait for the driver before the compute VM has to wait, too. */
 const OUTBOX_FULL = 16;
+/** Messages that may wait in all: of a compute VM that is held there are no more, so a driver has asked for the rest. */
+const OUTBOX_LIMIT = 256;
 /** How long the driver has to let go of memory when the relay ends, ms. */
 const PARTING_MS = 2000;
-
-/** A table on its way: the driver is asked, then its files are mapped, then it goes on. */
-interface ComingTable {
-  readonly table: ArrivedTable;
-  readonly link: ComputeLink;
-  readonly generation: number;
-}
 
 export class Relay {
   private readonly options: RelayOptions;
   private readonly loop: EventLoop;
   private readonly identity = randomBytes(16);
-  private readonly listeners: Listener[] = [];
-  private readonly watches: Watch[] = [];
-  private appliance: { session: Session; transport: ApplianceTransport; model: RelayModel } | null = null;
+  private readonly appliance: ApplianceSide;
+  private readonly gate: ComputeGate;
+  private readonly memory: MappedMemory;
   private compute: ComputeLink | null = null;
   /** The driver has said HELLO and not GOODBYE. */
   private driver = false;
   /** A LINK_DOWN that the driver has not confirmed. */
   private unconfirmed = false;
-  private readonly window: WindowMap;
-  private generation = 0;
-  private coming: ComingTable | null = null;
   private holding = false;
   private parting: { done: () => void; timer: Timer } | null = null;
   /** For tests and the log. */
-  readonly counters = { hellos: 0, faults: 0, maps: 0, unmaps: 0, kicks: 0, calls: 0 };
+  readonly counters = { hellos: 0, faults: 0, kicks: 0, calls: 0 };
 
   /** @throws SysError when a socket can't be had */
   constructor(options: RelayOptions) {
+    const { loop, mode, windowBytes } = options;
     this.options = options;
-    this.loop = options.loop;
-    this.window = new WindowMap(options.windowBytes);
+    this.loop = loop;
+    const tell = (line: string) => this.tell(line);
+    this.memory = new MappedMemory({
+      bytes: windowBytes,
+      channel: () => this.appliance.channel,
+      ask: (generation) => this.send(u32Message(Control.MAP_REQUEST, generation)),
+      emptied: () => {
+        if (this.parting !== null) this.part();
+      },
+      tell,
+    });
+    this.appliance = new ApplianceSide({
+      loop,
+      path: options.appliance,
+      mode,
+      vrings: options.vrings,
+      windowBytes,
+      fromDriver: (message) => this.fromDriver(message),
+      taken: () => this.roomAgain(),
+      rung: (vring) => {
+        this.counters.calls++;
+        this.compute?.ring(vring);
+      },
+      stopped: () => {
+        this.memory.deviceStopped();
+        this.driverGone('the driver in the appliance has gone');
+      },
+      tell,
+    });
     try {
-      this.listen(options.appliance, (listener) => this.applianceCalls(listener));
-      this.listen(options.compute, (listener) => this.computeCalls(listener));
+      this.gate = new ComputeGate({ loop, path: options.compute, mode, entered: (fd) => this.computeCame(fd), tell });
     } catch (error) {
-      for (const listener of this.listeners) listener.close();
+      this.appliance.shut();
       throw error;
     }
-  }
-
-  private listen(path: string, called: (listener: Listener) => void): void {
-    const listener = listenUnix(path, this.options.mode);
-    this.listeners.push(listener);
-    this.watches.push(this.loop.watch(listener.fd.number, () => called(listener)));
   }
 
   private tell(line: string): void {
@@ -102,80 +113,30 @@ export class Relay {
     this.options.tell?.(line);
   }
 
-  // The appliance's side.
-
-  private applianceCalls(listener: Listener): void {
-    const fd = accept(listener.fd);
-    if (fd === undefined) return;
-    if (this.appliance !== null) {
-      fd.close();
-      this.tell('a second appliance was turned away: one relay serves one device');
-      return;
-    }
-    const { loop } = this;
-    const transport = new ApplianceTransport(loop, fd, listener.path, this.options.windowBytes, {
-      rung: (vring) => {
-        this.counters.calls++;
-        this.compute?.ring(vring);
-      },
-      startedChanged: (started) => {
-        if (!started) this.deviceStopped();
-      },
-    });
-    const model = new RelayModel(this.options.vrings, {
-      fromDriver: (message) => this.fromDriver(message),
-      taken: () => this.roomAgain(),
-      stopped: () => this.deviceStopped(),
-    });
-    const session = new Session({
-      loop,
-      transport,
-      model,
-      onClosed: (s) => {
-        this.deviceStopped();
-        this.appliance = null;
-        this.tell(`the appliance's QEMU has gone: ${s.ended}`);
-      },
-    });
-    this.appliance = { session, transport, model };
-    this.tell("the appliance's QEMU is connected");
-    session.open();
-  }
-
-  /** The driver's queues are stopped (a reset, or the end): what it had is gone, and QEMU has dropped all mappings. */
-  private deviceStopped(): void {
-    this.window.clear();
-    this.driverGone('the driver in the appliance has gone');
-  }
+  // The driver in the appliance.
 
   private driverGone(reason: string): void {
-    if (this.appliance !== null) this.appliance.model.outbox.length = 0;
+    this.appliance.forgetWaiting();
     if (!this.driver) return;
     this.driver = false;
     this.unconfirmed = false;
-    this.dropTable();
+    this.memory.drop();
     this.tell(reason);
+    this.gate.shut();
     this.compute?.close(reason);
   }
 
   private send(message: Uint8Array): void {
-    const { model } = this.appliance ?? {};
-    if (model === undefined || !this.driver) return;
-    model.outbox.push(message);
-    if (model.outbox.length >= OUTBOX_FULL && !this.holding && this.compute !== null) {
+    if (!this.driver) return;
+    this.appliance.send(message);
+    if (this.appliance.waiting >= OUTBOX_FULL && !this.holding && this.compute !== null) {
       this.holding = true;
       this.compute.hold();
     }
-    this.rouse();
-  }
-
-  /** There is something for rxq: a session that dozes looks at its queues again. */
-  private rouse(): void {
-    if (this.appliance !== null) this.loop.rouse(this.appliance.session);
   }
 
   private roomAgain(): void {
-    if (!this.holding || (this.appliance?.model.outbox.length ?? 0) >= OUTBOX_FULL / 2) return;
+    if (!this.holding || this.appliance.waiting >= OUTBOX_FULL / 2) return;
     this.holding = false;
     this.compute?.release();
   }
@@ -210,8 +171,7 @@ export class Relay {
         this.hello(u32Of(payload));
         return;
       case Control.PING:
-        this.appliance?.model.outbox.push(controlMessage(Control.PONG));
-        this.rouse();
+        this.answer(controlMessage(Control.PONG));
         return;
       case Control.GOODBYE:
         this.goodbye();
@@ -224,15 +184,20 @@ export class Relay {
         if (this.compute?.isOpen === true) this.compute.close(`the target hung up: ${textOf(payload)}`);
         return;
       case Control.MAP_GRANT:
-        this.granted(u32Of(payload));
+        this.memory.granted(u32Of(payload));
         return;
       case Control.MEMORY_RELEASED:
-        this.released(u32Of(payload));
+        this.memory.released(u32Of(payload));
         return;
       default:
         this.fault(`${controlName(id)}, which is the relay's to send`);
         return;
     }
+  }
+
+  /** To a driver that asks, whether or not it has said HELLO. One that asks and never reads gets no more. */
+  private answer(message: Uint8Array): void {
+    if (this.appliance.waiting < OUTBOX_LIMIT) this.appliance.send(message);
   }
 
   private hello(version: number): void {
@@ -245,40 +210,34 @@ export class Relay {
       return;
     }
     this.tell('the driver in the appliance is there');
+    if (this.parting === null) this.gate.open();
     this.linkUp();
   }
 
   private goodbye(): void {
     this.driverGone('the driver in the appliance said goodbye');
     const farewell = (): void => {
-      const channel = this.appliance?.transport.channel;
       // What was asked of QEMU before is answered first: after FAREWELL the device may be reset at any moment.
-      if (channel !== null && channel !== undefined && !channel.idle) return void this.loop.after(1, farewell);
-      this.appliance?.model.outbox.push(controlMessage(Control.FAREWELL));
-      this.rouse();
+      if (this.appliance.mapping) this.loop.after(1, farewell);
+      else this.answer(controlMessage(Control.FAREWELL));
     };
     farewell();
   }
 
-  // The compute VM's side.
+  // The compute VM.
 
-  private computeCalls(listener: Listener): void {
-    if (this.compute !== null) return; // the next one waits in the socket's queue
-    const fd = accept(listener.fd);
-    if (fd === undefined) return;
-    const link: ComputeLink = new ComputeLink(this.loop, fd, listener.path, this.options.vrings, {
+  private computeCame(fd: Fd): void {
+    const link: ComputeLink = new ComputeLink(this.loop, fd, this.options.compute, this.options.vrings, {
       toDriver: (message) => this.send(message),
-      tableArrived: (table) => this.tableArrived(link, table),
+      filesArrived: (arrival) => this.memory.arrive(arrival),
       kicked: (vring) => {
         this.counters.kicks++;
-        this.appliance?.transport.kick(vring);
+        this.appliance.kick(vring);
       },
       ended: (reason) => this.computeEnded(link, reason),
     });
     this.compute = link;
     this.tell('a compute VM is connected');
-    // Nobody else is let in meanwhile: a level-triggered watch would turn in circles.
-    this.watches[1]?.modify(0);
     this.linkUp();
   }
 
@@ -291,144 +250,25 @@ export class Relay {
 
   private computeEnded(link: ComputeLink, reason: string): void {
     if (this.compute !== link) return;
-    const wasOpen = link.wasOpened;
     this.compute = null;
     this.holding = false;
-    this.dropTable();
+    this.memory.drop();
     this.tell(`the compute VM is gone: ${reason}`);
-    if (wasOpen && this.driver) {
+    if (link.wasOpened && this.driver) {
       this.unconfirmed = true;
       this.send(textMessage(Control.LINK_DOWN, reason));
     }
-    if (this.parting === null) this.watches[1]?.modify(1);
-  }
-
-  // Memory.
-
-  private tableArrived(link: ComputeLink, table: ArrivedTable): void {
-    this.generation = (this.generation + 1) >>> 0;
-    this.coming = { table, link, generation: this.generation };
-    this.send(u32Message(Control.MAP_REQUEST, this.generation));
-  }
-
-  private dropTable(): void {
-    if (this.coming !== null) closeAll(this.coming.table.fds);
-    this.coming = null;
-  }
-
-  /** The driver is alive: now, and only now, the appliance's QEMU is asked. */
-  private granted(generation: number): void {
-    const coming = this.coming;
-    if (coming === null || coming.generation !== generation) return;
-    const found = filePieces(coming.table.regions, coming.table.fds);
-    if (typeof found === 'string') {
-      this.refuseTable(coming, found);
-      return;
-    }
-    const mappings: Mapping[] = [];
-    let left = 1;
-    let failure: string | null = null;
-    const done = (): void => {
-      if (--left > 0) return;
-      if (failure === null) this.mapped(coming, found.of, mappings);
-      else this.refuseTable(coming, failure);
-    };
-    for (const piece of found.pieces) {
-      const known = this.window.find(piece.key);
-      const mapping = known ?? this.window.place(piece);
-      if (typeof mapping === 'string') {
-        failure = mapping;
-        break;
-      }
-      mappings.push(mapping);
-      mapping.users.add(generation);
-      if (known !== undefined) continue;
-      left++;
-      this.map(mapping, piece.fd.duplicate(), (error) => {
-        failure ??= error;
-        done();
-      });
-    }
-    done();
-  }
-
-  private map(mapping: Mapping, fd: Fd, done: (error: string | null) => void): void {
-    const { transport } = this.appliance ?? {};
-    const channel = transport?.channel ?? null;
-    if (transport?.started !== true || channel === null) {
-      fd.close();
-      this.window.remove(mapping);
-      done('the device in the appliance is not started');
-      return;
-    }
-    this.counters.maps++;
-    channel.map(fd, mapping.fileOffset, mapping, (error) => {
-      if (error === null) mapping.state = 'mapped';
-      else this.window.remove(mapping);
-      done(error);
-      if (error === null && mapping.users.size === 0) this.unmap(mapping);
-    });
-  }
-
-  private mapped(coming: ComingTable, of: readonly number[], mappings: readonly Mapping[]): void {
-    if (this.coming !== coming) {
-      this.unuse(coming.generation); // that compute VM has gone meanwhile
-      return;
-    }
-    this.coming = null;
-    const { table, generation, link } = coming;
-    closeAll(table.fds);
-    const v = new DataView(table.message.buffer);
-    v.setUint32(HEADER_BYTES + 4, generation, true);
-    for (const [i, region] of table.regions.entries()) {
-      const mapping = mappings[of[i]];
-      // For the driver "mmap_offset" is where the region lies in the window.
-      v.setBigUint64(HEADER_BYTES + 8 + 32 * i + 24, BigInt(mapping.at + region.offset - mapping.fileOffset), true);
-    }
-    link.tableDone(table.message);
-  }
-
-  private refuseTable(coming: ComingTable, reason: string): void {
-    this.unuse(coming.generation);
-    if (this.coming !== coming) return;
-    this.dropTable();
-    this.tell(`memory of the compute VM refused: ${reason}`);
-    coming.link.refuseTable(reason);
-  }
-
-  private released(generation: number): void {
-    this.unuse(generation);
-    if (this.parting !== null && this.window.mappings.length === 0) this.part();
-  }
-
-  private unuse(generation: number): void {
-    for (const mapping of this.window.release(generation)) this.unmap(mapping);
-  }
-
-  private unmap(mapping: Mapping): void {
-    const { transport } = this.appliance ?? {};
-    const channel = transport?.channel ?? null;
-    mapping.state = 'unmapping';
-    if (transport?.started !== true || channel === null) {
-      this.window.remove(mapping);
-      return;
-    }
-    this.counters.unmaps++;
-    channel.unmap(mapping, (error) => {
-      if (error !== null) this.tell(`unmapping: ${error}`);
-      this.window.remove(mapping);
-      if (this.parting !== null && this.window.mappings.length === 0) this.part();
-    });
+    this.gate.left();
   }
 
   /** End: hang up on the compute VM, let the driver give the memory back, then go. */
   close(then: () => void = () => {}): void {
     if (this.parting !== null) return;
     this.parting = { done: then, timer: this.loop.after(PARTING_MS, () => this.part()) };
-    for (const watch of this.watches) watch.close();
-    for (const listener of this.listeners) listener.close();
+    this.appliance.shut();
+    this.gate.shut();
     this.compute?.close('the relay ends');
-    if (!this.driver || this.window.mappings.length === 0) this.part();
+    if (!this.driver || this.memory.empty) this.part();
   }
 
   private part(): void {
@@ -438,18 +278,20 @@ export class Relay {
     const { done } = parting;
     this.parting = { ...parting, done: () => {} };
     this.driver = false;
-    this.appliance?.session.end('the relay ends');
+    this.appliance.end('the relay ends');
     this.loop.defer(done);
   }
 
   describe(): Record<string, unknown> {
     return {
-      appliance: this.appliance === null ? 'absent' : this.driver ? 'driver ready' : 'no driver',
+      appliance: !this.appliance.connected ? 'absent' : this.driver ? 'driver ready' : 'no driver',
       compute: this.compute === null ? 'absent' : this.compute.isOpen ? 'linked' : 'waiting',
-      generation: this.generation,
-      mappings: this.window.mappings.map(({ at, bytes, state, users }) => ({ at, bytes, state, users: [...users] })),
+      generation: this.memory.generation,
+      mappings: this.memory.describe(),
       ...this.counters,
-      session: this.appliance?.session.describe() ?? null,
+      maps: this.memory.maps,
+      unmaps: this.memory.unmaps,
+      session: this.appliance.describe(),
     };
   }
 }

@@ -1,6 +1,5 @@
 import type { Fd } from '../../sys/fd.ts';
 import { fstat, hugePageSize } from '../../sys/fd.ts';
-import type { MemoryRegion } from '../../vhost/messages.ts';
 
 /**
  * What of the compute VM's files lies where in the window. The rules come from the appliance's QEMU: each mapping is one of few
@@ -8,8 +7,8 @@ import type { MemoryRegion } from '../../vhost/messages.ts';
  * the driver has let go of every table that used it.
  */
 
-/** Mappings at a time in one window. A vhost-user table has 8 entries for all of the appliance's memory. */
-export const MAX_MAPPINGS = 4;
+/** Mappings at a time in one window: memory, and an inflight region. A vhost-user table has 8 entries for all of the appliance's memory. */
+export const MAX_MAPPINGS = 5;
 const MIB2 = 2 ** 21;
 const GIB = 2 ** 30;
 
@@ -22,10 +21,18 @@ export interface Mapping {
   readonly at: number;
   /** Generations of the table that use it. */
   readonly users: Set<number>;
+  /** To be told when it is mapped, or why it is not. */
+  readonly waiting: ((error: string | null) => void)[];
   state: 'mapping' | 'mapped' | 'unmapping';
 }
 
-/** One file of a table: all of it that the table names, in one piece. */
+/** Bytes of a file that the compute VM names. */
+export interface FileRange {
+  readonly offset: number;
+  readonly size: number;
+}
+
+/** One file of a message: all of it that the message names, in one piece. */
 export interface FilePiece {
   readonly key: string;
   /** The region's descriptor; borrowed. */
@@ -35,29 +42,29 @@ export interface FilePiece {
 }
 
 /**
- * The files of a table, and which of them holds each region.
+ * The files of a message, and which of them holds each range.
  * @returns or why they can't be mapped
  */
 export function filePieces(
-  regions: readonly MemoryRegion[],
+  ranges: readonly FileRange[],
   fds: readonly Fd[],
 ): { pieces: FilePiece[]; of: number[] } | string {
-  if (fds.length !== regions.length) return `${regions.length} memory regions with ${fds.length} descriptors`;
+  if (fds.length !== ranges.length) return `${ranges.length} memory regions with ${fds.length} descriptors`;
   const files = new Map<string, { fd: Fd; from: number; to: number; size: number; granule: number; index: number }>();
   const of: number[] = [];
-  for (const [i, region] of regions.entries()) {
+  for (const [i, range] of ranges.entries()) {
     const stat = fstat(fds[i]);
     if (stat.kind !== 'file') return `the descriptor of memory region ${i} is a ${stat.kind}, not a file or memfd`;
     const id = `${stat.dev}:${stat.ino}`;
-    const to = region.offset + region.size;
+    const to = range.offset + range.size;
     if (stat.size < to) return `memory region ${i} ends at ${to} of a file of ${stat.size} bytes`;
     const known = files.get(id);
     if (known === undefined) {
       const granule = hugePageSize(fds[i]) || 4096;
-      files.set(id, { fd: fds[i], from: region.offset, to, size: stat.size, granule, index: files.size });
+      files.set(id, { fd: fds[i], from: range.offset, to, size: stat.size, granule, index: files.size });
       of.push(files.size - 1);
     } else {
-      known.from = Math.min(known.from, region.offset);
+      known.from = Math.min(known.from, range.offset);
       known.to = Math.max(known.to, to);
       of.push(known.index);
     }
@@ -98,9 +105,13 @@ export class WindowMap {
     if (at + piece.bytes > this.bytes)
       return `the window of ${this.bytes} bytes has no room for ${piece.bytes}: start the relay with a larger --window`;
     const { key, fileOffset, bytes } = piece;
-    const mapping: Mapping = { key, fileOffset, bytes, at, users: new Set(), state: 'mapping' };
+    const mapping: Mapping = { key, fileOffset, bytes, at, users: new Set(), waiting: [], state: 'mapping' };
     this.mappings.push(mapping);
     return mapping;
+  }
+
+  has(mapping: Mapping): boolean {
+    return this.mappings.includes(mapping);
   }
 
   remove(mapping: Mapping): void {
