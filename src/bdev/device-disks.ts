@@ -3,11 +3,29 @@ import { EventLoop } from '../sys/event-loop.ts';
 import type { Bdev } from './bdev.ts';
 import { BdevError } from './errors.ts';
 import type { NvmeBdev } from './nvme-bdev.ts';
-import { type AttachNvme, type DiskChanges, NvmeDisks } from './nvme-disks.ts';
-import { type AttachVirtio, VirtioDisks } from './virtio-disks.ts';
+import { type AttachNvme, type DiskChanges, NvmeDisks, type OpenNvme } from './nvme-disks.ts';
+import { type AttachVirtio, type OpenVirtio, VirtioDisks } from './virtio-disks.ts';
 import type { VirtioScsiBdev } from './virtio-scsi-bdev.ts';
 
 export type { AttachNvme, AttachVirtio, DiskChanges };
+
+/** The two families of devices: NVMe controllers and virtio-scsi adapters. */
+export type DeviceKind = 'nvme' | 'virtio';
+
+export interface DeviceDisksOptions extends PciHostOptions {
+  /** Reactors that may use a device: it gets so many queues where the operator names no number. */
+  reactors?: number;
+  /** In tests: where devices come from. */
+  openNvme?: OpenNvme;
+  openVirtio?: OpenVirtio;
+}
+
+interface Parts {
+  readonly loop: EventLoop;
+  readonly host: PciHost;
+  readonly nvme: NvmeDisks;
+  readonly virtio: VirtioDisks;
+}
 
 /**
  * The disks of devices that the target drives by itself: one object on the main thread, made at their first use. Names are
@@ -15,10 +33,11 @@ export type { AttachNvme, AttachVirtio, DiskChanges };
  */
 export class DeviceDisks {
   private readonly changes: DiskChanges;
-  private readonly options: PciHostOptions;
-  private parts: { loop: EventLoop; host: PciHost; nvme: NvmeDisks; virtio: VirtioDisks } | null = null;
+  private readonly options: DeviceDisksOptions;
+  private readonly attaching = new Set<string>();
+  private parts: Parts | null = null;
 
-  constructor(changes: DiskChanges, options: PciHostOptions = {}) {
+  constructor(changes: DiskChanges, options: DeviceDisksOptions = {}) {
     this.changes = changes;
     this.options = options;
   }
@@ -28,77 +47,68 @@ export class DeviceDisks {
     return this.made.host;
   }
 
-  private get made() {
+  private get made(): Parts {
     if (this.parts === null) {
       const loop = new EventLoop({ spinMicroseconds: 0 });
       loop.attach();
       const host = new PciHost(loop, this.options);
-      const nvme = new NvmeDisks(host, loop, this.changes);
-      this.parts = { loop, host, nvme, virtio: new VirtioDisks(host, loop, this.changes) };
+      const { openNvme, openVirtio } = this.options;
+      // Devices of a test reach no physical memory.
+      const nvme = new NvmeDisks(openNvme === undefined ? host : null, loop, this.changes, openNvme);
+      const virtio = new VirtioDisks(openVirtio === undefined ? host : null, loop, this.changes, openVirtio);
+      this.parts = { loop, host, nvme, virtio };
     }
     return this.parts;
   }
 
   /** @throws BdevError */
-  async attachNvme(options: AttachNvme): Promise<NvmeBdev[]> {
-    this.checkName(options.name);
-    return this.made.nvme.attach(options);
+  attachNvme(options: AttachNvme): Promise<NvmeBdev[]> {
+    const { reactors } = this.options;
+    return this.alone(options.name, () => this.made.nvme.attach(options, reactors));
   }
 
   /** @throws BdevError */
-  async attachVirtio(options: AttachVirtio): Promise<VirtioScsiBdev[]> {
-    this.checkName(options.name);
-    return this.made.virtio.attach(options);
+  attachVirtio(options: AttachVirtio): Promise<VirtioScsiBdev[]> {
+    const { reactors } = this.options;
+    // One more than reactors: a scan after a hot-add needs a queue of its own.
+    return this.alone(options.name, () => this.made.virtio.attach(options, reactors && reactors + 1));
   }
 
-  private checkName(name: string): void {
-    if (this.names.includes(name)) {
+  private async alone<T>(name: string, attach: () => Promise<T>): Promise<T> {
+    if (this.attaching.has(name) || this.names('nvme').includes(name) || this.names('virtio').includes(name)) {
       throw new BdevError('EBUSY', `device ${name} exists already; detach it first or choose another name`, 'name');
+    }
+    this.attaching.add(name);
+    try {
+      return await attach();
+    } finally {
+      this.attaching.delete(name);
     }
   }
 
   /** Names of the devices attached. */
-  get names(): string[] {
-    return this.parts === null ? [] : [...this.parts.nvme.names, ...this.parts.virtio.names];
-  }
-
-  /** The kind that has a device of this name. */
-  private kindOf(name: string): NvmeDisks | VirtioDisks {
-    const { nvme, virtio } = this.made;
-    return virtio.names.includes(name) ? virtio : nvme;
-  }
-
-  get nvmeNames(): string[] {
-    return this.parts?.nvme.names ?? [];
-  }
-
-  get virtioNames(): string[] {
-    return this.parts?.virtio.names ?? [];
+  names(kind: DeviceKind): string[] {
+    return this.parts?.[kind].names ?? [];
   }
 
   /** Disks of a device: they must be out of use before it is detached. @throws BdevError for an unknown name */
-  disksOf(name: string): readonly Bdev[] {
-    return this.kindOf(name).disks(name);
+  disksOf(kind: DeviceKind, name: string): readonly Bdev[] {
+    return this.made[kind].disks(name);
   }
 
   /** Shut a device down and give it back. @throws BdevError for an unknown name */
-  detach(name: string): Promise<void> {
-    return this.kindOf(name).detach(name);
+  detach(kind: DeviceKind, name: string): Promise<void> {
+    return this.made[kind].detach(name);
   }
 
   /** Reset a device under load: no request is lost. @throws BdevError for an unknown name */
-  reset(name: string): void {
-    this.kindOf(name).reset(name);
+  reset(kind: DeviceKind, name: string): void {
+    this.made[kind].reset(name);
   }
 
-  /** As bdev_nvme_get_controllers shows them. @throws BdevError for an unknown name */
-  describeNvme(name?: string): Record<string, unknown>[] {
-    return name === undefined ? (this.parts?.nvme.describe() ?? []) : this.made.nvme.describe(name);
-  }
-
-  /** As bdev_virtio_scsi_get_devices shows them. @throws BdevError for an unknown name */
-  describeVirtio(name?: string): Record<string, unknown>[] {
-    return name === undefined ? (this.parts?.virtio.describe() ?? []) : this.made.virtio.describe(name);
+  /** As bdev_nvme_get_controllers and bdev_virtio_scsi_get_devices show them. @throws BdevError for an unknown name */
+  describe(kind: DeviceKind, name?: string): Record<string, unknown>[] {
+    return name === undefined ? (this.parts?.[kind].describe() ?? []) : this.made[kind].describe(name);
   }
 
   /** All devices are shut down and given back. */

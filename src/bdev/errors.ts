@@ -15,6 +15,30 @@ export type BdevErrorCode =
   | 'EPERM'
   | 'ENODEV';
 
+const CODES: readonly string[] = [
+  'EINVAL',
+  'ENOENT',
+  'EACCES',
+  'EBUSY',
+  'ENOMEM',
+  'ENOSPC',
+  'EIO',
+  'ENOTSUP',
+  'EPERM',
+  'ENODEV',
+] satisfies BdevErrorCode[];
+
+/**
+ * What stands in the way of a device, in its own words.
+ * @param otherwise when the error carries no errno's name
+ */
+export function deviceError(error: unknown, otherwise: BdevErrorCode, option: string): BdevError {
+  if (error instanceof BdevError) return error;
+  const { code, message } = error as Error & { code?: unknown };
+  const known = typeof code === 'string' && CODES.includes(code);
+  return new BdevError(known ? (code as BdevErrorCode) : otherwise, message, option);
+}
+
 export class BdevError extends Error {
   override readonly name = 'BdevError';
   readonly code: BdevErrorCode;

@@ -6,7 +6,7 @@ import { parseBdf } from '../pci/bdf.ts';
 import type { ControlLoop } from '../pci/control-loop.ts';
 import type { PciHost } from '../pci/host.ts';
 import type { Bdev } from './bdev.ts';
-import { BdevError } from './errors.ts';
+import { BdevError, deviceError } from './errors.ts';
 import { NvmeBdev } from './nvme-bdev.ts';
 import { checkName } from './options.ts';
 
@@ -15,15 +15,30 @@ import { checkName } from './options.ts';
  * of disks is told by {@link DiskChanges}; a controller is detached when its disks are no longer used.
  */
 
-/** What happens to disks by itself. */
+/** What happens to disks by itself. `device` is the name of the controller or adapter. */
 export interface DiskChanges {
   /** A namespace or logical unit appeared on a device that is attached. */
-  added(bdev: Bdev): void;
+  added(bdev: Bdev, device: string): void;
   /** It has gone, or its device has: end its use, then it is destroyed. */
-  removed(bdev: Bdev): void;
+  removed(bdev: Bdev, device: string): void;
   /** `info.numBlocks` has changed. */
-  resized(bdev: Bdev): void;
+  resized(bdev: Bdev, device: string): void;
+  /**
+   * The device is lost, its disks were told of before.
+   * @param state "removed": nothing is left of it, detach it; "failed": it may be looked at until it is detached
+   */
+  lost?(device: string, state: 'failed' | 'removed', reason: string): void;
 }
+
+/** A controller that was taken, and how it is given back. */
+export interface OpenedNvme {
+  readonly device: NvmeDevice;
+  readonly mode: string;
+  release(): void;
+}
+
+/** Take the controller at a PCI address. @throws BdevError that says what stands in the way */
+export type OpenNvme = (bdf: string, mode?: AccessMode) => OpenedNvme;
 
 export interface AttachNvme {
   /** Name of the controller; disks are NAMEn1, ... */
@@ -42,7 +57,7 @@ export interface AttachNvme {
 interface Attached {
   readonly name: string;
   readonly controller: NvmeController;
-  readonly access: PciAccess | null;
+  readonly opened: OpenedNvme;
   readonly params: Record<string, unknown>;
   bdevs: NvmeBdev[];
 }
@@ -51,21 +66,45 @@ export class NvmeDisks {
   private readonly host: PciHost | null;
   private readonly loop: ControlLoop;
   private readonly changes: DiskChanges;
+  private readonly open: OpenNvme;
   private readonly attached = new Map<string, Attached>();
   private readonly reserved = new Set<string>();
 
-  /** @param host null in tests, which bring devices of their own */
-  constructor(host: PciHost | null, loop: ControlLoop, changes: DiskChanges) {
+  /**
+   * @param host null in tests, which bring devices of their own
+   * @param open in tests, instead of the host
+   */
+  constructor(host: PciHost | null, loop: ControlLoop, changes: DiskChanges, open?: OpenNvme) {
     this.host = host;
     this.loop = loop;
     this.changes = changes;
+    this.open = open ?? ((bdf, mode) => this.openPci(bdf, mode));
+  }
+
+  private openPci(bdf: string, mode?: AccessMode): OpenedNvme {
+    const { host } = this;
+    if (host === null) throw new BdevError('ENOTSUP', 'no PCI here');
+    let access: PciAccess;
+    try {
+      access = host.open(bdf, mode);
+    } catch (error) {
+      throw deviceError(error, 'EBUSY', 'traddr');
+    }
+    const release = () => host.release(access);
+    try {
+      return { device: new PciNvmeDevice(access, host.dma, this.loop), mode: access.mode, release };
+    } catch (error) {
+      release();
+      throw deviceError(error, 'EIO', 'traddr');
+    }
   }
 
   /**
+   * @param queues I/O queue pairs where the options name no number
    * @returns one disk a namespace that can be served
    * @throws BdevError that says what stands in the way; the device is then as it was
    */
-  async attach(options: AttachNvme): Promise<NvmeBdev[]> {
+  async attach(options: AttachNvme, queues?: number): Promise<NvmeBdev[]> {
     const name = checkName(options.name);
     const bdf = parseBdf(options.traddr);
     if (bdf === undefined) {
@@ -74,8 +113,6 @@ export class NvmeDisks {
     if (options.mode !== undefined && !ACCESS_MODES.includes(options.mode)) {
       throw new BdevError('EINVAL', `mode "${options.mode}": expected one of ${ACCESS_MODES.join(', ')}`, 'mode');
     }
-    const { host } = this;
-    if (host === null) throw new BdevError('ENOTSUP', 'no PCI here');
     const params = {
       name,
       trtype: 'PCIe',
@@ -85,25 +122,20 @@ export class NvmeDisks {
       ...(options.mode === undefined ? {} : { access_mode: options.mode }),
     };
     return this.reserving(name, async () => {
-      let access: PciAccess;
+      const opened = this.open(bdf, options.mode);
       try {
-        access = host.open(bdf, options.mode);
+        return await this.bringUp(name, opened, { ...options, ioQueues: options.ioQueues ?? queues }, params);
       } catch (error) {
-        throw new BdevError('EBUSY', (error as Error).message, 'traddr');
-      }
-      try {
-        const device = new PciNvmeDevice(access, host.dma, this.loop);
-        return await this.bringUp(name, device, options, params, access);
-      } catch (error) {
-        host.release(access);
-        throw error instanceof BdevError ? error : new BdevError('EIO', (error as Error).message, 'traddr');
+        opened.release();
+        throw deviceError(error, 'EIO', 'traddr');
       }
     });
   }
 
   /** The same for a device that is no PCI function. */
   attachDevice(name: string, device: NvmeDevice, options: Partial<AttachNvme> = {}): Promise<NvmeBdev[]> {
-    return this.reserving(name, () => this.bringUp(name, device, options, { name }, null));
+    const opened = { device, mode: 'none', release: () => {} };
+    return this.reserving(name, () => this.bringUp(name, opened, options, { name }));
   }
 
   private async reserving<T>(name: string, work: () => Promise<T>): Promise<T> {
@@ -124,20 +156,20 @@ export class NvmeDisks {
 
   private async bringUp(
     name: string,
-    device: NvmeDevice,
+    opened: OpenedNvme,
     options: Partial<AttachNvme>,
     params: Record<string, unknown>,
-    access: PciAccess | null,
   ): Promise<NvmeBdev[]> {
+    const { device } = opened;
     const listener: ControllerListener = {
       namespacesChanged: () => this.compare(name),
-      lost: () => this.lost(name),
+      lost: (controller, reason) => this.lost(name, controller.state === 'removed' ? 'removed' : 'failed', reason),
     };
     const controller = new NvmeController(device, this.loop, listener, controllerOptions(options));
     await new Promise<void>((resolve, reject) => {
       controller.start((error) => (error === null ? resolve() : reject(error)));
     });
-    const entry: Attached = { name, controller, access, params, bdevs: [] };
+    const entry: Attached = { name, controller, opened, params, bdevs: [] };
     try {
       entry.bdevs = controller.namespaces.map((namespace) => new NvmeBdev(this.partsOf(entry), namespace));
       if (entry.bdevs.length === 0) {
@@ -180,7 +212,7 @@ export class NvmeDisks {
     try {
       await new Promise<void>((resolve) => entry.controller.shutdown(resolve));
     } finally {
-      if (entry.access !== null) this.host?.release(entry.access);
+      entry.opened.release();
       this.reserved.delete(name);
     }
   }
@@ -193,7 +225,7 @@ export class NvmeDisks {
   /** As bdev_nvme_get_controllers shows them. @throws BdevError */
   describe(name?: string): Record<string, unknown>[] {
     const wanted = name === undefined ? [...this.attached.values()] : [this.get(name)];
-    return wanted.map(({ name: called, controller, access, bdevs }) => ({
+    return wanted.map(({ name: called, controller, opened, bdevs }) => ({
       name: called,
       ctrlrs: [
         {
@@ -201,7 +233,7 @@ export class NvmeDisks {
           state: controller.state === 'ready' ? 'enabled' : controller.state,
           trid: { trtype: 'PCIe', traddr: controller.name },
           cntlid: 0,
-          access_mode: access?.mode ?? 'none',
+          access_mode: opened.mode,
           namespaces: bdevs.map((b) => b.info.name),
         },
       ],
@@ -220,20 +252,23 @@ export class NvmeDisks {
     for (const bdev of [...entry.bdevs]) {
       if (!controller.namespaces.some((namespace) => bdev.is(namespace))) {
         entry.bdevs.splice(entry.bdevs.indexOf(bdev), 1);
-        this.changes.removed(bdev);
-      } else if (bdev.rescan()) this.changes.resized(bdev);
+        this.changes.removed(bdev, name);
+      } else if (bdev.rescan()) this.changes.resized(bdev, name);
     }
     for (const namespace of controller.namespaces) {
       if (entry.bdevs.some((bdev) => bdev.nsid === namespace.nsid)) continue;
       const bdev = new NvmeBdev(this.partsOf(entry), namespace);
       entry.bdevs.push(bdev);
-      this.changes.added(bdev);
+      this.changes.added(bdev, name);
     }
   }
 
   /** Its channels end everything by themselves; the disks go. The controller stays in the list, lost, until it is detached. */
-  private lost(name: string): void {
-    for (const bdev of this.attached.get(name)?.bdevs.splice(0) ?? []) this.changes.removed(bdev);
+  private lost(name: string, state: 'failed' | 'removed', reason: string): void {
+    const entry = this.attached.get(name);
+    if (entry === undefined) return; // it is being detached
+    for (const bdev of entry.bdevs.splice(0)) this.changes.removed(bdev, name);
+    this.changes.lost?.(name, state, reason);
   }
 
   async close(): Promise<void> {

@@ -3,7 +3,7 @@ import { parseBdf } from '../pci/bdf.ts';
 import type { ControlLoop } from '../pci/control-loop.ts';
 import type { PciHost } from '../pci/host.ts';
 import type { QueueLoop } from '../pci/reactor-queue.ts';
-import { BdevError } from './errors.ts';
+import { BdevError, deviceError } from './errors.ts';
 import type { DiskChanges } from './nvme-disks.ts';
 import { checkName } from './options.ts';
 import { type AdapterOptions, VirtioScsiAdapter } from './virtio-scsi/adapter.ts';
@@ -29,6 +29,15 @@ export interface AttachVirtio {
   mode?: AccessMode | undefined;
 }
 
+/** An adapter that was taken, and how it is given back. */
+export interface OpenedVirtio {
+  readonly transport: ScsiTransport;
+  release(): void;
+}
+
+/** Take the adapter that the options name. @throws BdevError that says what stands in the way */
+export type OpenVirtio = (options: AttachVirtio) => OpenedVirtio;
+
 interface Attached {
   readonly name: string;
   readonly adapter: VirtioScsiAdapter;
@@ -43,20 +52,24 @@ export class VirtioDisks {
   private readonly host: PciHost | null;
   private readonly loop: ControlLoop & QueueLoop;
   private readonly changes: DiskChanges;
+  private readonly open: OpenVirtio;
   private readonly attached = new Map<string, Attached>();
   private readonly reserved = new Set<string>();
 
-  constructor(host: PciHost | null, loop: ControlLoop & QueueLoop, changes: DiskChanges) {
+  /** @param open in tests, instead of the host */
+  constructor(host: PciHost | null, loop: ControlLoop & QueueLoop, changes: DiskChanges, open?: OpenVirtio) {
     this.host = host;
     this.loop = loop;
     this.changes = changes;
+    this.open = open ?? ((options) => this.openPci(options));
   }
 
   /**
+   * @param queues request queues where the options name no number
    * @returns one disk a unit that can be served
    * @throws BdevError that says what stands in the way; the device is then as it was
    */
-  async attach(options: AttachVirtio): Promise<VirtioScsiBdev[]> {
+  async attach(options: AttachVirtio, queues?: number): Promise<VirtioScsiBdev[]> {
     const name = checkName(options.name);
     const params = {
       name,
@@ -65,11 +78,12 @@ export class VirtioDisks {
       dev_type: 'scsi',
       ...(options.vqCount === undefined ? {} : { vq_count: options.vqCount }),
       ...(options.vqSize === undefined ? {} : { vq_size: options.vqSize }),
+      ...(options.timeoutMs === undefined ? {} : { timeout_ms: options.timeoutMs }),
       ...(options.mode === undefined ? {} : { access_mode: options.mode }),
     };
     return this.reserving(name, async () => {
       const { transport, release } = this.open(options);
-      return this.bringUp(name, transport, options, params, release);
+      return this.bringUp(name, transport, { ...options, vqCount: options.vqCount ?? queues }, params, release);
     });
   }
 
@@ -82,7 +96,7 @@ export class VirtioDisks {
     return this.reserving(name, () => this.bringUp(name, transport, options, { name }, () => {}));
   }
 
-  private open(options: AttachVirtio): { transport: ScsiTransport; release: () => void } {
+  private openPci(options: AttachVirtio): OpenedVirtio {
     if (options.trtype !== 'pci') throw new BdevError('EINVAL', `trtype "${options.trtype}": expected pci`, 'trtype');
     const bdf = parseBdf(options.traddr);
     if (bdf === undefined) {
@@ -97,14 +111,14 @@ export class VirtioDisks {
     try {
       access = host.open(bdf, options.mode);
     } catch (error) {
-      throw new BdevError('EBUSY', (error as Error).message, 'traddr');
+      throw deviceError(error, 'EBUSY', 'traddr');
     }
     const release = () => host.release(access);
     try {
       return { transport: new PciScsiTransport(access, host.sysfs.read(bdf), host.dma, this.loop), release };
     } catch (error) {
       release();
-      throw new BdevError('ENOTSUP', (error as Error).message, 'traddr');
+      throw deviceError(error, 'ENOTSUP', 'traddr');
     }
   }
 
@@ -131,14 +145,14 @@ export class VirtioDisks {
     params: Record<string, unknown>,
     release: () => void,
   ): Promise<VirtioScsiBdev[]> {
-    const adapter = new VirtioScsiAdapter(
+    const adapter: VirtioScsiAdapter = new VirtioScsiAdapter(
       transport,
       this.loop,
       {
         changed: (targets) => this.rescan(name, targets),
         parametersChanged: (target, lun) => this.parametersChanged(name, target, lun),
         rung: () => this.takeSizes(name),
-        lost: () => this.lost(name),
+        lost: (reason) => this.lost(name, adapter.state === 'removed' ? 'removed' : 'failed', reason),
       },
       adapterOptions(options),
     );
@@ -146,7 +160,7 @@ export class VirtioDisks {
       await adapter.start();
     } catch (error) {
       release();
-      throw error instanceof BdevError ? error : new BdevError('EIO', (error as Error).message, 'traddr');
+      throw deviceError(error, 'EIO', 'traddr');
     }
     const entry: Attached = { name, adapter, release, params, refused: [], bdevs: [] };
     try {
@@ -160,7 +174,7 @@ export class VirtioDisks {
     } catch (error) {
       await adapter.shutdown();
       release();
-      throw error instanceof BdevError ? error : new BdevError('EIO', (error as Error).message, 'traddr');
+      throw deviceError(error, 'EIO', 'traddr');
     }
     this.attached.set(name, entry);
     return [...entry.bdevs];
@@ -235,14 +249,14 @@ export class VirtioDisks {
       const unit = found.units.find((u) => bdev.is(u));
       if (unit === undefined) {
         entry.bdevs.splice(entry.bdevs.indexOf(bdev), 1);
-        this.changes.removed(bdev);
-      } else if (bdev.update(unit)) this.changes.resized(bdev);
+        this.changes.removed(bdev, name);
+      } else if (bdev.update(unit)) this.changes.resized(bdev, name);
     }
     for (const unit of found.units) {
       if (entry.bdevs.some((b) => b.unit.target === unit.target && b.unit.lun === unit.lun)) continue;
       const bdev = new VirtioScsiBdev(this.partsOf(entry), unit);
       entry.bdevs.push(bdev);
-      this.changes.added(bdev);
+      this.changes.added(bdev, name);
     }
   }
 
@@ -254,11 +268,14 @@ export class VirtioDisks {
   }
 
   private takeSizes(name: string): void {
-    for (const bdev of this.attached.get(name)?.bdevs ?? []) if (bdev.rescan()) this.changes.resized(bdev);
+    for (const bdev of this.attached.get(name)?.bdevs ?? []) if (bdev.rescan()) this.changes.resized(bdev, name);
   }
 
-  private lost(name: string): void {
-    for (const bdev of this.attached.get(name)?.bdevs.splice(0) ?? []) this.changes.removed(bdev);
+  private lost(name: string, state: 'failed' | 'removed', reason: string): void {
+    const entry = this.attached.get(name);
+    if (entry === undefined) return; // it is being detached
+    for (const bdev of entry.bdevs.splice(0)) this.changes.removed(bdev, name);
+    this.changes.lost?.(name, state, reason);
   }
 
   async close(): Promise<void> {

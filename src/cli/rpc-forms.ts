@@ -67,24 +67,24 @@ const SPECIAL: Readonly<Record<string, Partial<Form>>> = {
   bdev_get_iostat: { short: { name: 'b', per_channel: 'c' } },
   bdev_nvme_attach_controller: { arguments: [], short: { name: 'b', trtype: 't', traddr: 'a' }, words: true },
   bdev_nvme_get_controllers: { short: { name: 'n' } },
-  bdev_virtio_attach_controller: { short: { trtype: 't', traddr: 'a', dev_type: 'd' }, words: true },
+  bdev_virtio_attach_controller: {
+    arguments: [{ name: 'name', required: true, type: 'string', description: 'name of the adapter' }],
+    short: { trtype: 't', traddr: 'a', dev_type: 'd' },
+    hidden: ['name'],
+    words: true,
+  },
+  construct_virtio_pci_scsi_bdev: { words: true },
   vhost_create_blk_controller: { short: { readonly: 'r' } },
   vhost_get_controllers: { short: { name: 'n' } },
   rpc_get_methods: { short: { current: 'c', include_aliases: 'i' } },
 };
 
-/** Older names whose form is another one. */
-const SPECIAL_ALIAS: Readonly<Record<string, Partial<Form>>> = {
-  construct_virtio_pci_scsi_bdev: { words: true },
-};
-
 /**
  * The form of a method.
  * @param canonical the method's modern name
- * @param typed the name as it was typed
  */
-export function formOf(canonical: string, typed: string, params: readonly ParamDescription[]): Form {
-  const special = SPECIAL_ALIAS[typed] ?? SPECIAL[canonical] ?? {};
+export function formOf(canonical: string, params: readonly ParamDescription[]): Form {
+  const special = SPECIAL[canonical] ?? {};
   const hidden =
     special.hidden ?? (special.arguments === undefined ? params.filter((p) => p.required).map((p) => p.name) : []);
   return {

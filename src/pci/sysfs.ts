@@ -113,11 +113,12 @@ export class SysfsPci {
     }
   }
 
-  /** @throws Error when there is no such function. */
+  /** @throws Error ENODEV when there is no such function. */
   read(bdf: string): PciFunction {
     const path = this.pathOf(bdf);
     if (!existsSync(path)) {
-      throw new Error(`${bdf}: no such PCI function (${path}); "vvu-target setup status" lists those that are there`);
+      const message = `${bdf}: no such PCI function (${path}); "vvu-target setup status" lists those that are there`;
+      throw Object.assign(new Error(message), { code: 'ENODEV' });
     }
     const override = text(join(path, 'driver_override'));
     return {

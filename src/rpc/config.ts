@@ -24,9 +24,14 @@ interface SavedConfig extends Config {
 
 export function saveConfig(target: Target): SavedConfig {
   const bdev: Call[] = [];
+  const made = new Set<string>();
   for (const entry of target.bdevs.all()) {
     if (entry.removing) continue;
-    bdev.push(entry.bdev.config());
+    const call = entry.bdev.config();
+    // The disks of a device all come with the one call that attaches it.
+    const text = JSON.stringify(call);
+    if (!made.has(text)) bdev.push(call);
+    made.add(text);
     if (entry.limits !== undefined) {
       bdev.push({ method: 'bdev_set_qos_limit', params: { name: entry.bdev.info.name, ...entry.limits } });
     }

@@ -16,6 +16,10 @@ const NEVER: Readonly<Record<string, string>> = {
   preferred_unmap_granularity: 'preferred unmap sizes',
   nowait: 'RWF_NOWAIT',
   with_batches: 'batches of methods',
+  prchk_reftag: 'T10 protection information',
+  prchk_guard: 'T10 protection information',
+  hdgst: 'digests of NVMe over TCP',
+  ddgst: 'digests of NVMe over TCP',
   packed_ring: 'packed rings',
   packed_ring_recovery: 'packed rings',
 };

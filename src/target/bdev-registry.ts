@@ -44,17 +44,35 @@ export class BdevRegistry {
     this.reserved.add(name);
     try {
       const bdev = await make();
-      const twin = this.find(bdev.info.uuid);
-      if (twin !== undefined) {
+      try {
+        this.checkTwin(bdev);
+      } catch (error) {
         await bdev.destroy();
-        throw new TargetError('EEXIST', `disk ${name}: ${twin.bdev.info.name} has the UUID ${bdev.info.uuid} already`);
+        throw error;
       }
-      const entry: BdevEntry = { bdev, users: new Set(), removing: false };
-      this.entries.set(name, entry);
-      return entry;
+      return this.keep(bdev);
     } finally {
       this.reserved.delete(name);
     }
+  }
+
+  /** Enter a disk that is there already, of a device. @throws TargetError EEXIST for its name or UUID */
+  enter(bdev: Bdev): BdevEntry {
+    this.checkFree(bdev.info.name);
+    this.checkTwin(bdev);
+    return this.keep(bdev);
+  }
+
+  private keep(bdev: Bdev): BdevEntry {
+    const entry: BdevEntry = { bdev, users: new Set(), removing: false };
+    this.entries.set(bdev.info.name, entry);
+    return entry;
+  }
+
+  private checkTwin({ info }: Bdev): void {
+    const twin = this.find(info.uuid);
+    if (twin === undefined) return;
+    throw new TargetError('EEXIST', `disk ${info.name}: ${twin.bdev.info.name} has the UUID ${info.uuid} already`);
   }
 
   private checkFree(name: string): void {

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { join, resolve } from 'node:path';
+import type { DeviceDisksOptions } from '../bdev/device-disks.ts';
 import { QosLimiter } from '../bdev/qos.ts';
 import { LUN_STATE_BYTES, LunState } from '../scsi/lun-state.ts';
 import { allowedCpus } from '../sys/affinity.ts';
@@ -22,6 +23,7 @@ import {
   type Slot,
 } from './controller.ts';
 import { formatCpuMask, parseCpuMask } from './cpu-mask.ts';
+import { TargetDevices } from './devices.ts';
 import { TargetError } from './errors.ts';
 import { LogSwitch } from './log-switch.ts';
 import { LocalReactor, type Reactor, WorkerReactor } from './reactor.ts';
@@ -53,6 +55,8 @@ export interface TargetOptions {
   spinMicroseconds?: number | undefined;
   /** Directory for persistent reservations that outlive the target (APTPL). Without it guests cannot ask for that. */
   reservations?: string | undefined;
+  /** How devices are found and taken; for tests. */
+  devices?: DeviceDisksOptions | undefined;
   /** A reactor has ended by itself. Nothing it served works any more; there is nothing to do but to end. */
   onFailure?: (error: Error) => void;
 }
@@ -66,6 +70,8 @@ export interface NewController {
 
 export class Target {
   readonly bdevs = new BdevRegistry();
+  /** NVMe controllers and virtio-scsi adapters that the target drives. */
+  readonly devices: TargetDevices;
   readonly logs: LogSwitch;
   private readonly directory: string;
   private readonly vvu: string | undefined;
@@ -87,6 +93,7 @@ export class Target {
     this.directory = resolve(options.directory ?? '.');
     this.vvu = options.vvu;
     this.reactors = reactors;
+    this.devices = new TargetDevices(this, { reactors: reactors.length, ...options.devices });
     this.logs = new LogSwitch(async (namespaces) => {
       await this.everywhere('setLogs', { namespaces });
     });
@@ -166,6 +173,11 @@ export class Target {
     if (entry.bdev.resize === undefined)
       throw new TargetError('ENOTSUP', `disk ${name}: this kind can not change its size`);
     entry.bdev.resize(numBlocks);
+    await this.announceSize(entry);
+  }
+
+  /** The size of a disk has changed: reactors take it, guests are told. */
+  async announceSize(entry: BdevEntry): Promise<void> {
     await this.everywhere('bdevResized', shareOf(entry));
   }
 
@@ -173,7 +185,7 @@ export class Target {
   async rescanBdev(name: string, kind: string): Promise<boolean> {
     const entry = this.bdevs.getKind(name, kind);
     const changed = entry.bdev.rescan?.() ?? false;
-    if (changed) await this.everywhere('bdevResized', shareOf(entry));
+    if (changed) await this.announceSize(entry);
     return changed;
   }
 
@@ -404,6 +416,7 @@ export class Target {
     await Promise.all(this.reactors.map((reactor) => reactor.call('shutdown', {})));
     await Promise.all(this.reactors.map((reactor) => reactor.close()));
     for (const entry of this.bdevs.all()) await this.bdevs.remove(entry);
+    await this.devices.close();
   }
 
   private checkRunning(): void {

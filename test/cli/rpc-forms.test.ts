@@ -14,6 +14,8 @@ const good: [line: string, params: Record<string, unknown> | undefined][] = [
   // As SPDK's guide for virtio-vhost-user types them.
   ['construct_malloc_bdev 64 512 -b Malloc0', { num_blocks: 131072, block_size: 512, name: 'Malloc0' }],
   ['construct_vhost_scsi_controller --cpumask 0x1 vhost.0', { ctrlr: 'vhost.0', cpumask: '0x1' }],
+  ['construct_virtio_pci_scsi_bdev 0000:00:05.0 VirtioScsi0', { pci_address: '0000:00:05.0', name: 'VirtioScsi0' }],
+  ['construct_nvme_bdev -b NVMe1 -t PCIe -a 0000:00:06.0', { name: 'NVMe1', trtype: 'PCIe', traddr: '0000:00:06.0' }],
   ['add_vhost_scsi_lun vhost.0 2 Malloc0', { ctrlr: 'vhost.0', scsi_target_num: 2, bdev_name: 'Malloc0' }],
   ['remove_vhost_scsi_target vhost.0 2', { ctrlr: 'vhost.0', scsi_target_num: 2 }],
   ['remove_vhost_controller vhost.0', { ctrlr: 'vhost.0' }],
@@ -44,6 +46,26 @@ const good: [line: string, params: Record<string, unknown> | undefined][] = [
     { name: 'M', rw_ios_per_sec: 1000, r_mbytes_per_sec: 10 },
   ],
   ['bdev_get_iostat --names A,B --reset-mode all', { names: ['A', 'B'], reset_mode: 'all' }],
+  [
+    'bdev_nvme_attach_controller -b N -t pcie -a 06:00.0 --num-io-queues 2',
+    { name: 'N', trtype: 'pcie', traddr: '06:00.0', num_io_queues: 2 },
+  ],
+  ['delete_nvme_controller NVMe1', { name: 'NVMe1' }],
+  ['bdev_nvme_detach_controller NVMe1', { name: 'NVMe1' }],
+  ['get_nvme_controllers', {}],
+  ['bdev_nvme_get_controllers -n NVMe1', { name: 'NVMe1' }],
+  ['bdev_nvme_reset_controller NVMe1', { name: 'NVMe1' }],
+  [
+    'construct_virtio_dev -t pci -a 0000:00:05.0 -d scsi V',
+    { name: 'V', trtype: 'pci', traddr: '0000:00:05.0', dev_type: 'scsi' },
+  ],
+  [
+    'bdev_virtio_attach_controller --trtype pci --traddr 0000:00:05.0 --dev-type scsi --vq-count 2 --vq-size 64 V',
+    { name: 'V', trtype: 'pci', traddr: '0000:00:05.0', dev_type: 'scsi', vq_count: 2, vq_size: 64 },
+  ],
+  ['remove_virtio_bdev V', { name: 'V' }],
+  ['bdev_virtio_detach_controller V', { name: 'V' }],
+  ['get_virtio_scsi_devs', {}],
   ['vhost_create_scsi_controller --cpumask [0,1] --delay c', { ctrlr: 'c', cpumask: '[0,1]', delay: true }],
   [
     'vhost_scsi_controller_add_target vhost.0 -1 Malloc0',
@@ -119,7 +141,7 @@ test('every method has a form that takes each of its parameters', () => {
       parseCall(row.names[0], words);
       assert.is(params.filter((p) => p.required).length, 0, row.names[0]);
     } catch (error) {
-      assert.match((error as Error).message, /missing required argument/, row.names[0]);
+      assert.match((error as Error).message, /missing required argument|required option/, row.names[0]);
     }
   }
 });

@@ -2,7 +2,8 @@
 import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { methodTable } from '../../src/rpc/methods/table.ts';
-import { failure, type RunningService, startService } from '../support/service.ts';
+import { FakeDevices, HBA, NVME } from '../support/fake-devices.ts';
+import { failure, type RunningService, startService as startPlain } from '../support/service.ts';
 import { assert, suite } from '../support/suite.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -11,6 +12,22 @@ const folder = tempDir();
 const file = join(folder, 'disk.img');
 writeFileSync(file, '');
 truncateSync(file, 4 << 20);
+
+/** A target with devices of its own. */
+async function startService(options: Parameters<typeof startPlain>[0] = {}): Promise<RunningService> {
+  const fakes = new FakeDevices();
+  const leave = () => {
+    fakes.close();
+    assert.equal(fakes.leftovers, []);
+  };
+  try {
+    const service = await startPlain({ devices: fakes.options, ...options });
+    return { ...service, stop: () => service.stop().then(leave) };
+  } catch (error) {
+    leave();
+    throw error;
+  }
+}
 
 type Config = { subsystems: { subsystem: string; config: { method: string; params?: Record<string, unknown> }[] }[] };
 type Step = [method: string, params: Record<string, unknown>];
@@ -30,6 +47,16 @@ const STEPS: Step[] = [
     { name: 'A1', filename: file, block_size: 4096, readonly: true, share: true, fallocate: false, direct: false },
   ],
   ['bdev_aio_rescan', { name: 'A0' }],
+  ['bdev_nvme_attach_controller', { name: 'NVMe1', trtype: 'PCIe', traddr: NVME, num_io_queues: 2, timeout_ms: 60000 }],
+  ['bdev_nvme_detach_controller', { name: 'NVMe1' }],
+  ['construct_nvme_bdev', { name: 'NVMe2', trtype: 'pcie', traddr: NVME }],
+  ['bdev_set_qos_limit', { name: 'NVMe2n1', rw_ios_per_sec: 5000 }],
+  ['construct_virtio_pci_scsi_bdev', { pci_address: HBA, name: 'VirtioScsi0' }],
+  ['bdev_virtio_detach_controller', { name: 'VirtioScsi0' }],
+  [
+    'bdev_virtio_attach_controller',
+    { name: 'V', trtype: 'pci', traddr: HBA, dev_type: 'scsi', vq_count: 3, vq_size: 64, timeout_ms: 1000 },
+  ],
   ['vhost_create_scsi_controller', { ctrlr: 'vhost.0', cpumask: '0x1' }],
   ['vhost_create_scsi_controller', { ctrlr: 'vhost.1' }],
   ['vhost_create_scsi_controller', { ctrlr: 'late', delay: true, cpumask: '[0]' }],
@@ -39,6 +66,7 @@ const STEPS: Step[] = [
   ['vhost_scsi_controller_add_target', { ctrlr: 'vhost.0', scsi_target_num: -1, bdev_name: 'A1' }],
   ['add_vhost_scsi_lun', { ctrlr: 'vhost.1', scsi_target_num: 3, bdev_name: 'M0' }],
   ['add_vhost_scsi_lun', { ctrlr: 'late', scsi_target_num: 7, bdev_name: 'N1' }],
+  ['add_vhost_scsi_lun', { ctrlr: 'late', scsi_target_num: 1, bdev_name: 'NVMe2n1' }],
   ['vhost_controller_set_coalescing', { ctrlr: 'vhost.1', delay_base_us: 5, iops_threshold: 1000 }],
   ['bdev_set_qos_limit', { name: 'M0', rw_ios_per_sec: 20000 }],
   ['vhost_create_blk_controller', { ctrlr: 'blk.0', dev_name: 'M0', cpumask: '0x1' }],

@@ -56,7 +56,7 @@ interface Call {
 export function parseCall(name: string, words: readonly string[]): Call | undefined {
   const row = methodTable.get(name);
   if (words[0] === '--json' && words.length === 2) {
-    return { params: parseJson(words[1], '--json'), form: row && formFor(row, name) };
+    return { params: parseJson(words[1], '--json'), form: row && formFor(row) };
   }
   if (row === undefined) {
     if (words.length === 0) return { params: undefined, form: undefined }; // another target may know it
@@ -65,7 +65,7 @@ export function parseCall(name: string, words: readonly string[]): Call | undefi
       `rpc: no method is called ${name}; ${near === undefined ? '`vvu-target rpc rpc_get_methods` lists them' : `did you mean ${near}?`}`,
     );
   }
-  const form = formFor(row, name);
+  const form = formFor(row);
   const command = methodCommand(row, name, form);
   try {
     command.parse(words.map(dashed), { from: 'user' });
@@ -96,8 +96,8 @@ function dashed(word: string): string {
   return name === undefined ? word : `--${name.replaceAll('_', '-')}${rest}`;
 }
 
-function formFor(row: Method, name: string): Form {
-  return formOf(row.names[0], name, describeParams(row));
+function formFor(row: Method): Form {
+  return formOf(row.names[0], describeParams(row));
 }
 
 function methodCommand(row: Method, name: string, form: Form): Command {

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { ACCESS_MODES } from '../../pci/access.ts';
 
 /** Parameters that several methods share. Every text in a schema here ends up in a refusal: "must be …". */
 
@@ -11,6 +12,15 @@ export const controllerName = () =>
   z
     .string()
     .regex(/^(?!\.{1,2}$)[^/\p{Cc}]{1,100}$/u, 'a file name of 1 to 100 characters without "/" and control characters');
+
+/** A name for a device; its disks' names begin with it. */
+export const deviceName = () =>
+  z.string().regex(/^[^/\p{Cc}]{1,200}$/u, 'a name of 1 to 200 characters without "/" and control characters');
+
+/** PCI address; the device layer says what is wrong with one. */
+export const pciAddress = () => z.string().min(1).max(64);
+
+export const accessMode = () => z.enum(ACCESS_MODES);
 
 export const uuid = () =>
   z.string().regex(/^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$/, 'a UUID: 8-4-4-4-12 hexadecimal digits');
