@@ -1,8 +1,20 @@
 /** The driver on a stock QEMU through the relay: the same work as on the forks, and each edge of that QEMU. */
-import { bit, ID, LINUX_FEATURES, PF, SEABIOS_FEATURES, u32s } from '../support/front-end.ts';
+import { existsSync } from 'node:fs';
+import { type Fd, fstat } from '../../src/sys/fd.ts';
+import { memfd } from '../../src/sys/mapping.ts';
+import {
+  bit,
+  type FrontEnd,
+  ID,
+  inflightBytes,
+  LINUX_FEATURES,
+  PF,
+  SEABIOS_FEATURES,
+  u32s,
+} from '../support/front-end.ts';
 import { read10, ScsiDriver, write10 } from '../support/front-end-scsi.ts';
 import { assert, suite } from '../support/suite.ts';
-import { onStock } from './rig.ts';
+import { onStock, type StockRig } from './rig.ts';
 
 const test = suite('vvu through the relay');
 const BLOCK = 512;
@@ -162,6 +174,116 @@ test(
     frontEnd.disconnect();
     const second = rig.boot();
     assert.is(second.driver.ready(0, INQUIRY, { inLength: 36 }).status, 0);
+  }),
+);
+
+/** The front end comes back to the same rings, as QEMU does: the next request to look at is told by the used index. */
+function comeBack(rig: StockRig, frontEnd: FrontEnd): void {
+  frontEnd.disconnect();
+  rig.until(() => existsSync(rig.path), 'the socket for compute VMs');
+  frontEnd.reconnect();
+  frontEnd.init();
+  frontEnd.start(LINUX_FEATURES, usedIndices(frontEnd));
+}
+
+function usedIndices(frontEnd: FrontEnd): Map<number, number> {
+  return new Map(frontEnd.rings.map((r) => [r.index, frontEnd.guest.u16(r.used + 2)]));
+}
+
+test(
+  'kill -9 of the target with requests in flight: the next one does them again, by the record that the VM keeps',
+  onStock((rig) => {
+    rig.open();
+    const { driver, frontEnd } = rig.boot({ version: '11.1' });
+    driver.ready(0, INQUIRY, { inLength: 36 });
+    for (let life = 0; life < 3; life++) {
+      rig.disk.hold = true;
+      const first = driver.submit(0, write10(life, 1), { out: pattern(life) });
+      const second = driver.submit(0, write10(life + 8, 1), { out: pattern(life + 8) });
+      rig.until(() => rig.disk.held.length === 2, 'the requests to be taken');
+      rig.killPort();
+      // What the disk still does for the dead is nobody's, and both writes are lost.
+      rig.disk.hold = false;
+      rig.disk.release();
+      rig.disk.data.u8.fill(0);
+      assert.is(first.answer, null);
+      rig.open();
+      rig.until(() => frontEnd.hungUp, 'the VM to be told');
+      comeBack(rig, frontEnd);
+      assert.is(driver.wait(first).status, 0);
+      assert.is(driver.wait(second).status, 0);
+      assert.equal(rig.disk.data.u8.slice(life * BLOCK, (life + 1) * BLOCK), pattern(life));
+      assert.equal(driver.run(0, read10(life + 8, 1), { inLength: BLOCK }).data, pattern(life + 8));
+    }
+  }),
+);
+
+test(
+  'the VM comes back while its requests still run: they end first, then are done again',
+  onStock((rig) => {
+    rig.open();
+    const { driver, frontEnd } = rig.boot({ version: '11.1' });
+    driver.ready(0, INQUIRY, { inLength: 36 });
+    rig.disk.executed.length = 0;
+    rig.disk.hold = true;
+    const waiting = driver.submit(0, write10(4, 1), { out: pattern(4) });
+    rig.until(() => rig.disk.held.length === 1, 'the request to be taken');
+    frontEnd.disconnect();
+    rig.settle();
+    frontEnd.reconnect();
+    frontEnd.init();
+    const { fd, bytes } = frontEnd.inflight as NonNullable<typeof frontEnd.inflight>;
+    frontEnd.send(ID.SET_INFLIGHT_FD, bytes, 9, [fd]);
+    rig.settle();
+    assert.is(rig.port.sessions.size, 2, 'the new session waits for the old one');
+    rig.disk.hold = false;
+    rig.disk.release();
+    assert.is(frontEnd.receive()?.id, ID.SET_INFLIGHT_FD);
+    frontEnd.start(LINUX_FEATURES, usedIndices(frontEnd));
+    assert.is(driver.wait(waiting).status, 0);
+    assert.is(rig.disk.executed.length, 2, 'once for each session');
+  }),
+);
+
+test(
+  'the relay itself gives the inflight region, of whole pages; odd ones are refused',
+  onStock((rig) => {
+    rig.open();
+    const frontEnd = rig.connect({ version: '11.1' });
+    frontEnd.init();
+    frontEnd.getInflight();
+    const { fd, bytes } = frontEnd.inflight as NonNullable<typeof frontEnd.inflight>;
+    assert.is(fstat(fd).size % 4096, 0);
+    const no = (payload: Uint8Array, fds: Fd[]) => assert.is(frontEnd.tell(ID.SET_INFLIGHT_FD, payload, fds, true), 1n);
+    no(bytes, []);
+    no(inflightBytes(6336, 4096, 3, 128), [fd]); // beyond the file's end
+    no(inflightBytes(6336, 1, 3, 128), [fd]);
+    no(inflightBytes(6336, 0, 200, 128), [fd]);
+    no(inflightBytes(2 ** 40, 0, 3, 128), [fd]);
+    const short = memfd('short', 6336, { seal: false });
+    no(inflightBytes(6336, 0, 3, 128), [short]);
+    short.close();
+    assert.is(frontEnd.tell(ID.SET_INFLIGHT_FD, bytes, [fd], true), 0n);
+    frontEnd.sendMemory();
+    frontEnd.makeRings([0, 1, 2], LINUX_FEATURES);
+    frontEnd.start();
+    assert.is(new ScsiDriver(frontEnd).ready(0, INQUIRY, { inLength: 36 }).status, 0);
+    assert.is(rig.session.inflight !== null, true);
+  }),
+);
+
+test(
+  'the socket for compute VMs is away while a driver that was there is not',
+  onStock((rig) => {
+    assert.ok(existsSync(rig.path), 'before the first driver a VM may wait');
+    rig.open();
+    rig.connect().init();
+    assert.ok(existsSync(rig.path));
+    rig.closePort();
+    rig.until(() => !existsSync(rig.path), 'the socket to go');
+    rig.open();
+    rig.until(() => existsSync(rig.path), 'the socket to come back');
+    assert.is(rig.boot().driver.ready(0, INQUIRY, { inLength: 36 }).status, 0);
   }),
 );
 

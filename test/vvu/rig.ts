@@ -239,6 +239,7 @@ function inRig<R extends { close(): void }>(make: () => R, run: (rig: R) => void
       }
     }
     const after = openFds();
-    if (after !== before) throw new Error(`${after - before} descriptors stayed open`);
+    // The loader closes some of its own when it likes.
+    if (after > before) throw new Error(`${after - before} descriptors stayed open`);
   };
 }
