@@ -1,5 +1,6 @@
 import type { BdevShare } from '../bdev/bdev.ts';
 import type { SavedReservations } from '../scsi/reservation-store.ts';
+import type { LayoutName } from '../vvu/driver/layouts.ts';
 
 /**
  * What the main thread asks of a reactor, and what it answers: plain data that survives structured clone. Everything a
@@ -11,6 +12,8 @@ export interface OpenController {
   /** Path of the socket, or address of the vvu device. */
   place: string;
   transport: 'unix' | 'vvu';
+  /** Take the vvu device for this layout. */
+  layout?: LayoutName | undefined;
   /** Relative target port identifier: tells the controllers of one disk apart. */
   port: number;
   /** The disk of a block controller. Without it, it is a SCSI controller. */

@@ -71,10 +71,10 @@ export abstract class ReactorDevice {
 
   private listen(): VhostServer | VvuPort {
     const { loop, channels: memoryListener } = this.parts;
-    const { place, transport } = this.options;
+    const { place, transport, layout } = this.options;
     const model = () => this.model();
     if (transport === 'unix') return new VhostServer({ loop, path: place, model, memoryListener });
-    const port = new VvuPort({ loop, access: openPciDevice(place, loop), model, memoryListener });
+    const port = new VvuPort({ loop, access: openPciDevice(place, loop), model, memoryListener, layout });
     const lack = transportLacks(this.needs, {
       name: `the vvu device ${place}`,
       protocolFeatures: port.protocolFeatures,

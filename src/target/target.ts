@@ -5,6 +5,7 @@ import { QosLimiter } from '../bdev/qos.ts';
 import { LUN_STATE_BYTES, LunState } from '../scsi/lun-state.ts';
 import { allowedCpus } from '../sys/affinity.ts';
 import { logger } from '../sys/log.ts';
+import type { LayoutName } from '../vvu/driver/layouts.ts';
 import { type BdevEntry, BdevRegistry, type RateLimits, shareOf } from './bdev-registry.ts';
 import type {
   CommandName,
@@ -46,6 +47,8 @@ export interface TargetOptions {
   directory?: string;
   /** PCI address of a vvu device: front ends come through it, to the one controller there can be. */
   vvu?: string | undefined;
+  /** Take that device for this layout, whatever it looks like. */
+  vvuLayout?: LayoutName | undefined;
   /** CPUs of the reactors, as 0x3 or [0,1]. Default: the first CPU that this process may use. */
   mask?: string | undefined;
   /** Run the one reactor on this thread. */
@@ -75,6 +78,7 @@ export class Target {
   readonly logs: LogSwitch;
   private readonly directory: string;
   private readonly vvu: string | undefined;
+  private readonly vvuLayout: LayoutName | undefined;
   private readonly reactors: readonly Reactor[];
   private readonly byName = new Map<string, Controller>();
   /** Memory of each disk's LunState, made at its first LUN. */
@@ -92,6 +96,7 @@ export class Target {
     this.reservations = reservations;
     this.directory = resolve(options.directory ?? '.');
     this.vvu = options.vvu;
+    this.vvuLayout = options.vvuLayout;
     this.reactors = reactors;
     this.devices = new TargetDevices(this, { reactors: reactors.length, ...options.devices });
     this.logs = new LogSwitch(async (namespaces) => {
@@ -236,7 +241,8 @@ export class Target {
     try {
       const { place, port } = controller;
       const transport = this.vvu === undefined ? 'unix' : 'vvu';
-      const params = { name, place, port, transport, disk: block && this.openDisk(block) } as const;
+      const layout = this.vvuLayout;
+      const params = { name, place, port, transport, layout, disk: block && this.openDisk(block) } as const;
       await controller.reactor.call('openController', params);
       if (delay) return;
       if (this.held !== undefined) this.held.push(controller);

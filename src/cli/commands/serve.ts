@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { parseBdf, requireBdf } from '../../pci/bdf.ts';
 import { Service } from '../../rpc/service.ts';
 import { notifySystemd } from '../../sys/systemd.ts';
+import { LAYOUT_NAMES, type LayoutName } from '../../vvu/driver/layouts.ts';
 import { OperatorError } from '../operator-error.ts';
 import { DEFAULT_RPC_SOCKET, parseSize, type QuickDisk } from '../options.ts';
 import { QEMU_NOTES, qemuCommand } from '../qemu-command.ts';
@@ -15,6 +16,7 @@ import { fatal } from '../report.ts';
 interface ServeOptions {
   socket: string;
   transport: string;
+  vvuLayout?: string;
   mask?: string;
   rpcSocket: string;
   config?: string;
@@ -37,6 +39,10 @@ export function addServeOptions(command: Command, version: string): void {
       '.',
     )
     .option('-T, --transport <name>', 'how front ends reach us: unix or vvu', 'unix')
+    .option(
+      '--vvu-layout <row>',
+      `take the vvu device for this one, whatever it looks like: ${LAYOUT_NAMES.join(', ')}`,
+    )
     .option('-m, --mask <cpus>', 'a reactor on each of these CPUs: 0x3 or [0,1] (default: one, on the first CPU)')
     .option('-r, --rpc-socket <path>', 'RPC socket', DEFAULT_RPC_SOCKET)
     .option('-c, --config <file>', 'configuration to load (from save_config)')
@@ -76,6 +82,7 @@ async function serve(options: ServeOptions, disks: readonly QuickDisk[], version
     version,
     directory: options.transport === 'vvu' ? '.' : options.socket,
     vvu: options.transport === 'vvu' ? requireBdf(options.socket) : undefined,
+    vvuLayout: layoutOf(options),
     rpcSocket: resolve(options.rpcSocket),
     mask: options.mask,
     singleThread: options.singleThread,
@@ -98,6 +105,17 @@ async function serve(options: ServeOptions, disks: readonly QuickDisk[], version
   if (disks.length > 0 && options.transport === 'unix')
     announce(join(resolve(options.socket), QUICK_CONTROLLER), disks);
   notifySystemd('READY=1');
+}
+
+/** A device is recognised by its capabilities; the operator may know better (docs/vvu-wire.md). */
+function layoutOf({ vvuLayout, transport }: ServeOptions): LayoutName | undefined {
+  if (vvuLayout === undefined) return undefined;
+  if (transport !== 'vvu') throw new OperatorError('--vvu-layout is about a vvu device: it needs -T vvu');
+  const name = LAYOUT_NAMES.find((known) => known === vvuLayout.toUpperCase());
+  if (name === undefined) {
+    throw new OperatorError(`--vvu-layout ${vvuLayout}: no such layout; expected ${LAYOUT_NAMES.join(', ')}`);
+  }
+  return name;
 }
 
 function check(options: ServeOptions, disks: readonly QuickDisk[]): void {

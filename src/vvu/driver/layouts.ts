@@ -8,6 +8,7 @@ import { CapType, capOf, type VirtioCap } from './virtio-caps.ts';
  * A device is found by its capabilities, never by its PCI id alone: the ids were given to other virtio devices since.
  */
 export type LayoutName = 'A' | 'B' | 'C' | 'D' | 'S';
+export const LAYOUT_NAMES: readonly LayoutName[] = ['A', 'B', 'C', 'D', 'S'];
 
 /**
  * Where region i of a table begins in the memory window, and where in it the region's guest address:
