@@ -158,15 +158,15 @@ try {
         : await disks.attachVirtio({ name: `VirtioScsi${i}`, trtype: 'pci', traddr: what.virtio, mode: what.mode });
     bdevs.push(...made);
   }
-  result.attached = [...disks.describeNvme(), ...disks.describeVirtio()];
+  result.attached = [...disks.describe('nvme'), ...disks.describe('virtio')];
   const timer = options.reset
     ? setInterval(() => {
-        for (const name of disks.names) disks.reset(name);
+        for (const kind of ['nvme', 'virtio']) for (const name of disks.names(kind)) disks.reset(kind, name);
       }, options.reset)
     : undefined;
   for (const bdev of bdevs) result.disks.push(await exercise(bdev, loop));
   clearInterval(timer);
-  result.after = [...disks.describeNvme(), ...disks.describeVirtio()];
+  result.after = [...disks.describe('nvme'), ...disks.describe('virtio')];
 } catch (error) {
   result.error = error.stack;
 }
