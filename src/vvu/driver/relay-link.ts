@@ -29,6 +29,7 @@ const GENERATION_AT: ReadonlyMap<number, number> = new Map([
 ]);
 /** How often the relay is asked whether it lives, ms; unanswered for as long, it is dead. */
 const PING_MS = 5000;
+const NOBODY = 'no compute VM is connected to the relay';
 /** How long a GOODBYE may take, ms. */
 const FAREWELL_MS = 3000;
 
@@ -46,6 +47,8 @@ export class RelayLink implements Link {
   private readonly send: (message: Uint8Array) => void;
   private welcomed = false;
   private answered = true;
+  /** It did not answer, and that was said. */
+  private silent = false;
   private timer: Timer | null = null;
   private ending: (() => void) | null = null;
   /** Generation of the memory that is being delivered, until somebody takes it; -1: none. */
@@ -64,21 +67,30 @@ export class RelayLink implements Link {
     this.welcomed = false;
     this.send(u32Message(Control.HELLO, WIRE_VERSION));
     this.answered = true;
+    this.timer?.cancel();
     this.ping();
   }
 
   private readonly ping = (): void => {
     if (this.ending !== null) return;
     if (!this.answered) {
+      const known = this.silent;
+      this.silent = true;
       this.hint =
         'the relay does not answer: it has died or is stopped. Do not restart this target or rescan the device: that would end ' +
         "the appliance's QEMU. Save what is to be saved and restart the appliance VM";
-      log.warn(this.hint);
+      if (!known) log.warn(this.hint);
       if (this.up) {
-        this.up = false;
+        // The compute VM may be served by others by now: its rings are not ours any more. Should the relay only have been
+        // stopped for a while, it hangs up on the compute VM, which comes back then.
+        this.hangUp('the relay did not answer');
         this.events.linkDown('the relay does not answer');
       }
-    } else if (this.welcomed && this.hint?.startsWith('the relay') === true) this.hint = null;
+    } else if (this.silent) {
+      this.silent = false;
+      this.hint = NOBODY;
+      log.warn('the relay answers again');
+    }
     if (this.answered) {
       this.answered = false;
       this.send(controlMessage(Control.PING));
@@ -117,7 +129,7 @@ export class RelayLink implements Link {
           this.up = false;
           this.events.linkDown(textOf(payload));
         }
-        this.hint = 'no compute VM is connected to the relay';
+        this.hint = NOBODY;
         this.send(controlMessage(Control.LINK_ENDED));
         break;
       case Control.MAP_REQUEST:
@@ -140,7 +152,7 @@ export class RelayLink implements Link {
     }
     log('relay %s: %d vrings, window of %d bytes', welcome.identity, welcome.vrings, welcome.windowBytes);
     this.welcomed = true;
-    this.hint = 'no compute VM is connected to the relay';
+    this.hint = NOBODY;
   }
 
   // Memory.
