@@ -89,7 +89,7 @@ interface Slot {
   readonly data: number;
   readonly out: IoList;
   readonly into: IoList;
-  /** What it is for next when its request ends; null: it is free. */
+  /** Called when its request ends; null: it is free. */
   done: ((end: string) => void) | null;
 }
 
@@ -269,7 +269,10 @@ class Disk {
   }
 
   private read(slot: Slot, lba: number, blocks: number, then: () => void): void {
-    if (this.gone) return then();
+    if (this.gone) {
+      then();
+      return;
+    }
     const bytes = blocks * this.blockSize;
     const list = scattered(slot, bytes);
     copy(list, new Uint8Array(bytes).fill(0xee), true);
