@@ -23,7 +23,6 @@ export const unmap: Step = (lun, command) => {
   if (length === 0) return command.good();
   if (length < HEADER) return command.fail(Sense.PARAMETER_LIST_LENGTH_ERROR);
   if (command.task.dataOut.bytes < length) return command.overrun();
-  if (length > HEADER + MAX_UNMAP_DESCRIPTORS * DESCRIPTOR) return command.invalidCdb(7);
   return lun.withBuffer(command, checkList);
 };
 
@@ -34,6 +33,7 @@ const checkList: Step = (lun, command) => {
   command.task.transferred = length;
   // A descriptor cut off by either length is not one (SBC-3 5.28.2).
   const descriptors = Math.floor(Math.min(be16(list, 2), length - HEADER) / DESCRIPTOR);
+  if (descriptors > MAX_UNMAP_DESCRIPTORS) return command.invalidParameter(2);
   let sum = 0;
   for (let i = 0; i < descriptors; i++) {
     const at = HEADER + i * DESCRIPTOR;
