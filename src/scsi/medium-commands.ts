@@ -58,10 +58,10 @@ export const readDefectData12: Step = (_lun, command) => {
   return command.respond(be32(cdb, 6));
 };
 
-/** SPC-4 6.42: the default self-test, which an open disk passes. No diagnostic pages. */
+/** SPC-4 6.42: the default self-test, which an open disk passes, or nothing at all. No diagnostic pages. */
 export const sendDiagnostic: Step = (_lun, command) => {
   const cdb = command.task.cdb;
-  if ((cdb[1] & 0x04) === 0) return command.invalidCdb(1, 2); // SELFTEST
+  if ((cdb[1] & 0xe0) !== 0) return command.invalidCdb(1, 7); // SELF-TEST CODE: no extended or background one
   if (be16(cdb, 3) !== 0) return command.invalidCdb(3);
   return command.good();
 };

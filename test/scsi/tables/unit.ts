@@ -149,11 +149,18 @@ export const unitCommands: readonly Case[] = [
   },
   {
     command: 'SEND DIAGNOSTIC',
-    kind: 'refused',
-    shows: 'no self-test at all',
+    kind: 'edge',
+    shows: 'no self-test and no parameter list: nothing to do',
     cdb: '1d 10 00 00 00 00',
+  },
+  {
+    command: 'SEND DIAGNOSTIC',
+    kind: 'refused',
+    shows: 'a parameter list without a self-test',
+    cdb: '1d 10 00 00 08 00',
+    out: '00 00 00 00 00 00 00 00',
     sense: '05/24/00',
-    field: 1,
+    field: 3,
   },
   {
     command: 'SEND DIAGNOSTIC',
