@@ -383,7 +383,8 @@ export class Lun {
       this.state.releaseReserve(record);
       this.state.attend(record, Attention.I_T_NEXUS_LOSS);
     }
-    this.cancel(this.tasks.ofNexus(nexus), TaskResponse.ABORTED, done);
+    // ABORTED is kept for ABORT TASK and ABORT TASK SET (virtio 1.2 §5.6.6.1); this is a reset.
+    this.cancel(this.tasks.ofNexus(nexus), TaskResponse.RESET, done);
   }
 
   /** The unit was reset through another controller. */

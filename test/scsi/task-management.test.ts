@@ -155,7 +155,7 @@ test('I_T NEXUS RESET ends the tasks of the nexus, releases its RESERVE and tell
   const answers = ask(unit, Tmf.I_T_NEXUS_RESET);
   unit.channel.complete();
   assert.equal(answers, [TmfResponse.FUNCTION_COMPLETE]);
-  assert.is(task.result().response, TaskResponse.ABORTED);
+  assert.is(task.result().response, TaskResponse.RESET);
   unit.channel.deferred = false;
   assert.is(unit.run(READ, '', { nexus: 1 }).status, 0);
   assert.is(unit.run(READ).sense, '06/29/07');
