@@ -94,14 +94,23 @@ export const reportCapabilities: Step = (lun, command) => {
 
 type PrOutAction = (r: Reservations, nexus: number, list: Uint8Array, type: number) => PrResult;
 
-/** @param typed the action looks at SCOPE and TYPE */
+/** TYPE of a CDB, or -1: there is no such type, or the scope is not the logical unit (others are obsolete). */
+function typeOf(cdb: Uint8Array): number {
+  return TYPES.includes(cdb[2]) ? cdb[2] : -1;
+}
+
+/** SCOPE or TYPE is wrong: points at which. */
+function invalidType(command: Command): boolean {
+  return command.invalidCdb(2, command.task.cdb[2] >>> 4 !== 0 ? 7 : 3);
+}
+
+/** @param typed the action always looks at SCOPE and TYPE */
 function prOut(action: PrOutAction, typed: boolean): Step {
   return (lun, command) => {
     const cdb = command.task.cdb;
     if (reservedBySpc2(lun)) return command.status(ScsiStatus.RESERVATION_CONFLICT);
-    const type = cdb[2] & 0x0f;
-    if (typed && cdb[2] >>> 4 !== 0) return command.invalidCdb(2, 7); // scopes but the logical unit are obsolete
-    if (typed && !TYPES.includes(type)) return command.invalidCdb(2, 3);
+    const type = typeOf(cdb);
+    if (typed && type < 0) return invalidType(command);
     if (be32(cdb, 5) !== PR_OUT_LIST) return command.fail(Sense.PARAMETER_LIST_LENGTH_ERROR);
     const list = copyParameterList(command, PR_OUT_LIST);
     if (list === undefined) return command.overrun();
@@ -127,6 +136,8 @@ function refuse(command: Command, result: PrResult): boolean {
       return command.fail(Sense.INVALID_RELEASE_OF_PERSISTENT_RESERVATION);
     case PrResult.NO_RESOURCES:
       return command.fail(Sense.INSUFFICIENT_REGISTRATION_RESOURCES);
+    case PrResult.INVALID_TYPE:
+      return invalidType(command);
     default:
       return command.status(ScsiStatus.RESERVATION_CONFLICT);
   }
@@ -164,5 +175,5 @@ export const prRegisterAndIgnore = prOut(
 export const prReserve = prOut((r, nexus, l, type) => r.reserve(nexus, own(l), type), true);
 export const prRelease = prOut((r, nexus, l, type) => r.release(nexus, own(l), type), true);
 export const prClear = prOut((r, nexus, l) => r.clear(nexus, own(l)), false);
-export const prPreempt = prOut((r, nexus, l, type) => r.preempt(nexus, own(l), other(l), type, false), true);
-export const prPreemptAndAbort = prOut((r, nexus, l, type) => r.preempt(nexus, own(l), other(l), type, true), true);
+export const prPreempt = prOut((r, nexus, l, type) => r.preempt(nexus, own(l), other(l), type, false), false);
+export const prPreemptAndAbort = prOut((r, nexus, l, type) => r.preempt(nexus, own(l), other(l), type, true), false);

@@ -22,6 +22,8 @@ export const PrResult = {
   /** INVALID RELEASE OF PERSISTENT RESERVATION. */
   INVALID_RELEASE: 3,
   NO_RESOURCES: 4,
+  /** INVALID FIELD IN CDB (scope or type). */
+  INVALID_TYPE: 5,
 } as const;
 export type PrResult = (typeof PrResult)[keyof typeof PrResult];
 
@@ -141,6 +143,7 @@ export class Reservations {
 
   /**
    * PREEMPT, and PREEMPT AND ABORT: SPC-4 5.13.11.4, 5.13.11.5.
+   * @param type of the new reservation, where one is taken over; -1: the scope or type asked for does not exist
    * @param abort the tasks of preempted nexuses are to be aborted; their Luns see it by the record's ABORTS count
    */
   preempt(nexus: number, key: Key, victim: Key, type: number, abort: boolean): PrResult {
@@ -154,6 +157,7 @@ export class Reservations {
         takeOver ? n !== nexus && (isZero(victim) || this.hasKey(n, victim)) : this.hasKey(n, victim),
       );
       if (!takeOver && victims.length === 0) return PrResult.CONFLICT;
+      if (takeOver && type < 0) return PrResult.INVALID_TYPE;
       const oldType = this.type;
       for (const n of victims) {
         if (n !== nexus) this.state.attend(n, Attention.REGISTRATIONS_PREEMPTED);

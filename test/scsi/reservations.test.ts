@@ -99,6 +99,31 @@ test('PREEMPT with another type tells those that stay of the release', () => {
   assert.is(unit.run(TUR, '', { nexus: 2 }).sense, '06/2a/04');
 });
 
+test('PREEMPT looks at SCOPE and TYPE only when it takes a reservation over', () => {
+  const unit = new Unit();
+  for (const [key, nexus] of [
+    [A, 0],
+    [B, 1],
+    [C, 2],
+  ])
+    register(unit, key, nexus);
+  const preempt = (type: number, victim: number) => unit.run(prOutCdb(0x04, type), prList(A, victim), { nexus: 0 });
+  // No reservation: type 0 and a scope that does not exist are passed over, the registration goes.
+  assert.is(preempt(0x00, B).status, 0);
+  assert.is(unit.run(TUR, '', { nexus: 1 }).sense, '06/2a/05');
+  register(unit, B, 1);
+  act(unit, 0x01, 5, C, 2);
+  assert.is(preempt(0x1f, B).status, 0);
+  assert.is(unit.run(TUR, '', { nexus: 1 }).sense, '06/2a/05');
+  // C holds the reservation: now they count.
+  for (const type of [0x00, 0x02, 0x15]) {
+    const refused = preempt(type, C);
+    assert.is(refused.sense, '05/24/00', `scope and type ${type}`);
+    assert.is(new DataView(refused.senseBytes.buffer).getUint16(16), 2);
+  }
+  assert.is(act(unit, 0x02, 5, C, 2), 0, 'nothing was changed');
+});
+
 test('PREEMPT against an all-registrants reservation removes only the key it names', () => {
   const unit = new Unit();
   register(unit, A, 0);

@@ -193,25 +193,13 @@ function prOutChecks(action: number, name: string, type: number): Case[] {
     },
   ];
   if (type !== 0) {
+    // PREEMPT looks at them when there is a reservation to take over: its own will do.
+    const preempts = action === 0x04 || action === 0x05;
+    const wrong = preempts ? { before: reservedA, out: prList(A, A) } : { out: prList(0) };
+    const refused = { command, kind: 'refused', ...wrong, sense: '05/24/00', field: 2 } as const;
     list.push(
-      {
-        command,
-        kind: 'refused',
-        shows: 'an unknown type',
-        cdb: prOutCdb(action, 2),
-        out: prList(0),
-        sense: '05/24/00',
-        field: 2,
-      },
-      {
-        command,
-        kind: 'refused',
-        shows: 'a scope that is not the unit',
-        cdb: prOutCdb(action, 0x11),
-        out: prList(0),
-        sense: '05/24/00',
-        field: 2,
-      },
+      { ...refused, shows: 'an unknown type', cdb: prOutCdb(action, 2) },
+      { ...refused, shows: 'a scope that is not the unit', cdb: prOutCdb(action, 0x11) },
     );
   }
   return list;
