@@ -98,7 +98,7 @@ each('sg_vpd: every page that page 00h lists', async (sg, bdev) => {
   assert.match(page(0x80), `Unit serial number: ${bdev.name}`);
   assert.match(page(0x83), bdev.uuid);
   // Made from the controller's name; the two pages agree.
-  const port = field(page(0x83), 'Relative target port');
+  const port = field(page(0x83), 'Relative target port:');
   assert.ok(port >= 1 && port <= 0xffff, `port ${port}`);
   assert.match(page(0x83), /Target [01]/);
   assert.is(field(page(0x86), ' V_SUP'), bdev.supported_io_types.flush ? 1 : 0);
