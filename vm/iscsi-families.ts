@@ -25,9 +25,10 @@ export const REFUSED: Record<string, string> = {
 
 /** Failures that are the program's own, by disk and test. */
 export const PROGRAM_ERRORS: Record<string, string> = {
-  'file GetLBAStatus.UnmapSingle':
-    'an error of the program for physical blocks of several logical ones (a file disk has those of its file system): it ' +
-    'asks for the status at LBA i + 1 and wants the first descriptor to start at i + 8. It passes on the memory disk',
+  '512e file GetLBAStatus.UnmapSingle':
+    'an error of the program for physical blocks of several logical ones: it asks for the status at LBA i + 1 and wants ' +
+    'the first descriptor to start at i + 8, where SBC-3 5.6 has it start at the LBA asked for. Where a physical block ' +
+    'is one logical block the two are the same, and it passes',
 };
 
 /** Why the program skips a test: the start of its own words, and what they mean here. */
@@ -41,8 +42,16 @@ export const SKIP_REASONS: readonly [RegExp, string][] = [
   [/^Logical unit is not write-protected/, 'for write-protected disks: run on one, above'],
   [/^Multipath unavailable/, 'for disks with several paths: run on one, above'],
   [/^LBPPB < 2/, 'for disks whose physical blocks are larger than the logical ones: run on one, above'],
-  [/only supported for iSCSI backends/, 'the program makes its second initiator, or its reset, by iSCSI only'],
   [/^Non-iSCSI multipath/, 'the program can do this over iSCSI paths only'],
+];
+
+/** What a test does in the iSCSI session itself, by family or test, where the program's words are all the same. */
+const ISCSI_ONLY = /only supported for iSCSI backends|^Not an iSCSI device/;
+const ISCSI_MEANS: readonly [RegExp, string][] = [
+  [/\.InvalidDataOutSize$/, 'the program changes the number of blocks within the iSCSI request that it has built'],
+  [/^ProutReserve|^ProutPreempt|^Reserve6\.2Initiators$/, 'the program makes its second initiator by iSCSI only'],
+  [/^iSCSI/, 'it is about the iSCSI protocol'],
+  [/^Reserve6/, 'the program logs out, drops the session or resets by iSCSI, and looks with a second initiator'],
 ];
 
 /** The tests of each family that the program knows, from `iscsi-test-cu --list`: `ALL` with all of them. */
@@ -78,5 +87,6 @@ export function parseResults(output: string): TestResult[] {
 /** Why a test was skipped; undefined when nobody has thought about it. */
 export function skipReason(result: TestResult): string | undefined {
   const said = /\[SKIPPED\]\s*(.*)/.exec(result.detail)?.[1] ?? '';
+  if (ISCSI_ONLY.test(said)) return ISCSI_MEANS.find(([tests]) => tests.test(result.test))?.[1];
   return SKIP_REASONS.find(([words]) => words.test(said))?.[1];
 }

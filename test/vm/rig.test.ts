@@ -135,6 +135,15 @@ Suite: Read6
   );
   assert.is(skipReason(results[3]), 'WRITE ATOMIC is refused (docs/scsi.md)');
   assert.is(skipReason({ ...results[3], detail: '[SKIPPED] Something new.' }), undefined);
+  // The same words, for what is different.
+  const overIscsi = (test: string) =>
+    skipReason({ ...results[3], test, detail: '[SKIPPED] This test is only supported for iSCSI backends' });
+  assert.match(overIscsi('CompareAndWrite.InvalidDataOutSize')!, /within the iSCSI request/);
+  assert.match(overIscsi('ProutReserve.AccessEA')!, /second initiator/);
+  assert.match(overIscsi('Reserve6.2Initiators')!, /second initiator by iSCSI only/);
+  assert.match(overIscsi('Reserve6.Logout')!, /logs out/);
+  assert.match(overIscsi('iSCSIResiduals.Read10Invalid')!, /about the iSCSI protocol/);
+  assert.is(overIscsi('Read6.Simple'), undefined);
 });
 
 test('reads the list of iscsi-test-cu', () => {

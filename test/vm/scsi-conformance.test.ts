@@ -58,11 +58,12 @@ function config(): object {
       method: 'bdev_malloc_create',
       params: { name: 'Malloc1', num_blocks: DISK_BYTES / 512, block_size: 512, physical_block_size: 4096 },
     },
-    { method: 'bdev_aio_create', params: { name: 'Aio0', filename: image('disk.img'), block_size: 512 } },
+    { method: 'bdev_aio_create', params: { name: 'Aio0', filename: image('disk.img'), block_size: 4096 } },
     {
       method: 'bdev_aio_create',
       params: { name: 'Aio1', filename: image('kept.img'), block_size: 512, readonly: true },
     },
+    { method: 'bdev_aio_create', params: { name: 'Aio2', filename: image('disk-512.img'), block_size: 512 } },
   ];
   const paths: [string, number, string][] = [
     ['vhost.1', 3, 'Malloc0'],
@@ -71,6 +72,7 @@ function config(): object {
     ['vhost.0', 1, 'Aio0'],
     ['vhost.0', 2, 'Aio1'],
     ['vhost.0', 5, 'Malloc1'],
+    ['vhost.0', 6, 'Aio2'],
   ];
   const vhost = [
     ...['vhost.1', 'vhost.0'].map((ctrlr) => ({ method: 'vhost_create_scsi_controller', params: { ctrlr } })),
@@ -106,13 +108,14 @@ test.before(async () => {
   const scsi = ['vhost.0', 'vhost.1'].map((name) => ({ socket: target.socket(name) }));
   vm = await startCompute({ qemu: 'system', scsi });
   await vm.booted();
-  await vm.until('test $(lsscsi -g | grep -c /dev/sg) -eq 6');
+  await vm.until('test $(lsscsi -g | grep -c /dev/sg) -eq 7');
   const disks = parseLsscsi(await vm.run('lsscsi -g'));
   const disk = (number: number) => disks.find((d) => d.target === number)!;
   const path = (number: number) => disk(number).generic;
   lists = parseList((await vm.try('iscsi-test-cu --list')).output);
   await runTests('memory', ['ALL'], [path(0)]);
   await runTests('file', ['ALL'], [path(1)]);
+  await runTests('512e file', ['ALL'], [path(6)]);
   for (const [kind, first, second] of [
     ['memory', 0, 3],
     ['file', 1, 4],
@@ -120,7 +123,7 @@ test.before(async () => {
     // The second path has yet to hear of the mode pages that the first one changed. The compare-and-write test writes one
     // zeroed block less than it compares.
     await vm.run(`for i in 1 2 3 4; do sg_turs ${path(second)}; done > /dev/null 2>&1; true`);
-    await vm.run(`dd if=/dev/zero of=${disk(first).device} bs=64k count=16 oflag=direct 2>&1`);
+    await vm.run(`dd if=/dev/zero of=${disk(first).device} bs=64k count=128 oflag=direct 2>&1`);
     await runTests(`two-path ${kind}`, ['ALL.MultipathIO'], [path(first), path(second)]);
   }
   await runTests('read-only file', ['ALL.ReadOnly'], [path(2)]);
