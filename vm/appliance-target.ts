@@ -4,7 +4,8 @@ import { HUGEPAGES } from './appliance.ts';
 import type { GuestJob } from './guest-channel.ts';
 import type { Machine } from './machine.ts';
 
-const MAIN = 'node /opt/vvu-target/dist/cli/main.js';
+const PROGRAM = '/opt/vvu-target/dist/cli/main.js';
+const MAIN = `node ${PROGRAM}`;
 const SOCKET = '/var/tmp/vvu-target.sock';
 const LOG = '/tmp/target.log';
 /** Seconds; on a busy machine an emulated CPU needs two minutes to start the program. */
@@ -17,6 +18,8 @@ export interface ApplianceTargetOptions {
   devices?: string[];
   /** More arguments. */
   args?: string[];
+  /** Arguments for Node itself. */
+  nodeArgs?: string[];
   /** DEBUG of the target. */
   debug?: string;
   hugepages?: number;
@@ -44,10 +47,10 @@ export class ApplianceTarget {
 
   /** Starts it again after it has ended. */
   async restart(): Promise<void> {
-    const { address = '0000:00:07.0', args = [], debug } = this.#options;
+    const { address = '0000:00:07.0', args = [], nodeArgs = [], debug } = this.#options;
     const environment = debug === undefined ? '' : `DEBUG='${debug}' `;
     await this.vm.run(`rm -f ${LOG}`);
-    const command = `${environment}exec ${MAIN} -T vvu -S ${address} -r ${SOCKET} ${args.join(' ')}`;
+    const command = `${environment}exec node ${[...nodeArgs, PROGRAM].join(' ')} -T vvu -S ${address} -r ${SOCKET} ${args.join(' ')}`;
     this.#job = await this.vm.background(`echo $$ >/tmp/target.pid; ${command} >>${LOG} 2>&1`);
     try {
       // A look at the log: each start of Node costs an emulated CPU seconds.

@@ -20,7 +20,7 @@ const HERE = import.meta.dirname;
 /** Loaded by init, in this order. The rest is loaded when asked for (modprobe, or mount of a file system). */
 const COMPUTE_LOADS = ['virtio_scsi', 'sd_mod', 'sg'];
 const COMPUTE_MODULES = [...COMPUTE_LOADS, 'virtio_blk', 'xfs', 'crc32c_intel'];
-const APPLIANCE_MODULES = ['virtio_scsi', 'sd_mod', 'sg', 'virtio_blk', 'vfio_pci', 'vfio_iommu_type1'];
+const APPLIANCE_MODULES = ['virtio_scsi', 'sd_mod', 'sg', 'virtio_blk', 'vfio_pci', 'vfio_iommu_type1', 'virtio_net'];
 
 /** Network storage clients that the disk tools are linked with (elf.ts: removeLibraries). */
 const UNWANTED = /^lib(gfapi|nbd|pmem|pmemblk|pmem2|rados|rbd|ibverbs|rdmacm|nfs)\b/;
