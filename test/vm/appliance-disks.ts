@@ -76,7 +76,7 @@ export class Appliance {
     const args = [
       ...['-device', `virtio-scsi-pci,id=hba,addr=5${behind}`],
       ...drive('scsi0', scsi),
-      ...['-device', 'scsi-hd,bus=hba.0,scsi-id=0,drive=scsi0'],
+      ...['-device', 'scsi-hd,id=unit,bus=hba.0,scsi-id=0,drive=scsi0'],
       ...nvme.flatMap((file, i) => drive(`nvme${i}`, file)),
       ...devices(nvme.map((_, i) => `nvme${i}`)),
     ];
@@ -181,7 +181,8 @@ function plainNvme(drives: readonly string[]): string[] {
 }
 
 function drive(id: string, file: string): string[] {
-  return ['-drive', `if=none,id=${id},file=${file},format=raw,cache=writeback`];
+  // A node outlives the device that uses it (a -drive does not).
+  return ['-blockdev', `driver=raw,node-name=${id},file.driver=file,file.filename=${file}`];
 }
 
 function result<T>(output: string): T {

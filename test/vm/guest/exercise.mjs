@@ -104,6 +104,18 @@ async function exercise(bdev, loop) {
     }
   };
   const start = Date.now();
+  if (options.learn) {
+    // What is there from before.
+    for (let lba = 0; lba < numBlocks; lba += 2048) {
+      const io = new BdevIo({ ioDone() {} }, new SgList(1));
+      io.op = BdevOp.READ;
+      io.lba = lba;
+      io.blocks = Math.min(2048, numBlocks - lba);
+      io.sg.push(near, 0, io.blocks * blockSize);
+      await submit(io);
+      model.set(near.u8.subarray(0, io.blocks * blockSize), lba * blockSize);
+    }
+  }
   for (const depth of options.depths) {
     // Each runner has a part of the disk, and of each memory, to itself.
     const part = Math.floor(numBlocks / depth);

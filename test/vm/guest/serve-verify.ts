@@ -21,6 +21,8 @@ export interface ServeVerify {
   /** Instead: go on for so long, at each depth. */
   seconds?: number;
   maxBytes?: number;
+  /** The disks are not empty: begin with reading all of them. */
+  learn?: boolean;
   seed?: number;
 }
 
@@ -58,6 +60,7 @@ const options: Required<ServeVerify> = {
   mebibytes: 16,
   seconds: 0,
   maxBytes: MIB,
+  learn: false,
   seed: 1,
   ...(JSON.parse(process.argv[2] as string) as ServeVerify),
 };
@@ -258,6 +261,15 @@ class Disk {
     submit(slot, this.target, cdb16(WRITE_16, lba, blocks), list, true);
   }
 
+  /** What is there from before. */
+  learnAll(): void {
+    const step = MIB / this.blockSize;
+    for (let lba = 0; lba < this.blocks && !this.gone; lba += step) {
+      this.learn(slots[0] as Slot, lba, Math.min(step, this.blocks - lba), () => {});
+      while (byHead.size > 0 && turn());
+    }
+  }
+
   private learn(slot: Slot, lba: number, blocks: number, then: () => void): void {
     const list = scattered(slot, blocks * this.blockSize);
     slot.done = (end) => {
@@ -305,6 +317,7 @@ class Disk {
 
 const start = performance.now();
 const disks = options.targets.map((target) => new Disk(target));
+if (options.learn) for (const disk of disks) disk.learnAll();
 for (const depth of options.depths) for (const disk of disks) disk.run(depth);
 for (const disk of disks) disk.flush();
 const result: ServeVerified = {
