@@ -1,7 +1,6 @@
 import { Command, InvalidArgumentError } from 'commander';
-import { EventLoop } from '../../sys/event-loop.ts';
 import { notifySystemd } from '../../sys/systemd.ts';
-import { Relay } from '../../vvu/relay/relay.ts';
+import type { Relay } from '../../vvu/relay/relay.ts';
 import { parseSize } from '../options.ts';
 import { fatal } from '../report.ts';
 
@@ -60,7 +59,10 @@ Do not stop the relay while the appliance VM runs: its QEMU does not survive a r
     .action((options: RelayCommandOptions) => run(options));
 }
 
-function run(options: RelayCommandOptions): void {
+async function run(options: RelayCommandOptions): Promise<void> {
+  // Not at the top: other commands need nothing of it.
+  const { EventLoop } = await import('../../sys/event-loop.ts');
+  const { Relay } = await import('../../vvu/relay/relay.ts');
   const loop = new EventLoop({ onError: (error) => console.error('vvu-target relay:', error) });
   let relay: Relay;
   try {

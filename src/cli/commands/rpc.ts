@@ -8,6 +8,7 @@ import { nearest } from '../../rpc/suggest.ts';
 import { OperatorError } from '../operator-error.ts';
 import { DEFAULT_RPC_SOCKET } from '../options.ts';
 import { type Argument, type Form, formOf } from '../rpc-forms.ts';
+import { type RpcLine, rpcLines } from '../rpc-lines.ts';
 
 /** `vvu-target rpc METHOD ...`: rpc.py's argument forms in, its way of printing out. */
 
@@ -20,8 +21,11 @@ interface RpcOptions {
 export function rpcCommand(): Command {
   return new Command('rpc')
     .summary('call a method of a running target')
-    .usage('[options] METHOD [arguments...]')
-    .argument('<method>', 'method, in its modern or its older name; `rpc_get_methods` lists them')
+    .usage('[options] [METHOD [arguments...]]')
+    .description(
+      'call a method of a running target; without METHOD the methods that stand on standard input, one a line',
+    )
+    .argument('[method]', 'method, in its modern or its older name; `rpc_get_methods` lists them')
     .argument('[words...]', 'its arguments, as rpc.py takes them; or --json OBJECT')
     .option('-s, --sock <path>', 'RPC socket of the target', DEFAULT_RPC_SOCKET)
     .addOption(new Option('-r, --rpc-socket <path>', 'the same, as the target calls it').hideHelp())
@@ -38,13 +42,38 @@ Examples:
   vvu-target rpc bdev_get_bdevs -b Malloc0
   vvu-target rpc bdev_null_create --json '{"name": "Null0", "num_blocks": 2048, "block_size": 512}'
   vvu-target rpc save_config > target.json
+  vvu-target rpc < calls.txt
   vvu-target rpc METHOD --help`,
     )
-    .action(async (name: string, words: string[], options: RpcOptions) => {
-      const call = parseCall(name, words);
-      if (call === undefined) return;
-      print(await send(options, name, call.params), call.form);
+    .action(async (name: string | undefined, words: string[], options: RpcOptions) => {
+      if (name !== undefined) await callOne(name, words, options);
+      else await callLines(options);
     });
+}
+
+async function callOne(name: string, words: readonly string[], options: RpcOptions): Promise<void> {
+  const call = parseCall(name, words);
+  if (call === undefined) return;
+  print(await send(options, name, call.params), call.form);
+}
+
+/** Calls from standard input, in order, up to the first that fails. */
+async function callLines(options: RpcOptions): Promise<void> {
+  if (process.stdin.isTTY) throw new OperatorError('rpc: which method? See `vvu-target rpc --help`');
+  let lines: RpcLine[];
+  try {
+    lines = rpcLines(readFileSync(0, 'utf8'));
+  } catch (error) {
+    throw new OperatorError(`rpc: standard input, ${(error as Error).message}`);
+  }
+  for (const { number, words } of lines) {
+    try {
+      await callOne(words[0], words.slice(1), options);
+    } catch (error) {
+      if (error instanceof OperatorError) error.message = `line ${number}: ${error.message}`;
+      throw error;
+    }
+  }
 }
 
 interface Call {

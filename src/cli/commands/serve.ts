@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { parseBdf, requireBdf } from '../../pci/bdf.ts';
-import { Service } from '../../rpc/service.ts';
+import type { Service } from '../../rpc/service.ts';
 import { notifySystemd } from '../../sys/systemd.ts';
 import { LAYOUT_NAMES, type LayoutName } from '../../vvu/driver/layouts.ts';
 import { OperatorError } from '../operator-error.ts';
@@ -78,6 +78,8 @@ async function serve(options: ServeOptions, disks: readonly QuickDisk[], version
       stop(signal);
     });
   }
+  // Not at the top: the other commands need nothing of the target, and loading it is most of a start.
+  const { Service } = await import('../../rpc/service.ts');
   const service = await Service.start({
     version,
     directory: options.transport === 'vvu' ? '.' : options.socket,
