@@ -58,8 +58,11 @@ export interface LoopStats {
 
 /** Descriptors are looked at this often while pollers keep the loop busy. Nanoseconds. */
 const CHECK_NS = 100_000;
-/** Longest sleep: ending a worker waits for the call that it sleeps in. Milliseconds. */
-const MAX_SLEEP_MS = 100;
+/**
+ * Longest sleep, milliseconds: a worker that is ended by force ends when the call returns that it sleeps in. Every wake of an emulated CPU
+ * costs it milliseconds, so not much shorter.
+ */
+const MAX_SLEEP_MS = 500;
 /** How long `run` goes on before it lets Node's event loop have a turn. Nanoseconds. */
 const SLICE_NS = 50_000_000;
 
