@@ -28,6 +28,7 @@ export interface Window {
   readonly uva: number;
   /** Bytes that belong to this window; its memory may be longer (overhang), so that a ring lies in one piece. */
   readonly length: number;
+  /** May be unopened (Memory.open): who finds the window opens it. */
   readonly memory: Memory;
   /** Offset of `gpa` in `memory`. */
   readonly base: number;
@@ -46,6 +47,8 @@ export class Row {
   readonly index: number;
   /** The next window with the same slot. */
   readonly next: Row | null;
+  /** Its memory is open. */
+  ready = false;
 
   constructor(w: Window, index: number, slots: (Row | null)[]) {
     const page = Math.floor(w.gpa / PAGE);
@@ -59,6 +62,17 @@ export class Row {
     this.memory = w.memory;
     this.index = index;
     this.next = slots[this.page & SLOT_MASK];
+  }
+
+  /** The first address in it was found. Null when its memory cannot be had: it is as if there were none. */
+  open(): Row | null {
+    try {
+      this.memory.open();
+    } catch {
+      return null;
+    }
+    this.ready = true;
+    return this;
   }
 }
 
@@ -78,11 +92,11 @@ export class GuestMemory {
     });
   }
 
-  /** The window that holds a guest address. */
+  /** The window that holds a guest address, opened. */
   private find(page: number, offset: number): Row | null {
     let row = this.slots[page & SLOT_MASK];
     while (row !== null && (row.page !== page || offset < row.start || offset >= row.end)) row = row.next;
-    return row;
+    return row === null || row.ready ? row : row.open();
   }
 
   /**
@@ -154,13 +168,14 @@ export class GuestMemory {
   }
 
   /**
-   * The window in which the `bytes` from front-end user address `uva` lie in one piece (rings need that), or
+   * The window in which the `bytes` from front-end user address `uva` lie in one piece (rings need that), opened, or
    * undefined. The overhang of a window counts.
    */
   windowOfUser(uva: number, bytes: number): Window | undefined {
-    return this.windows.find(
+    const i = this.windows.findIndex(
       (w) => uva >= w.uva && uva < w.uva + w.length && w.base + (uva - w.uva) + bytes <= w.memory.length,
     );
+    return i < 0 || this.rows[i].open() === null ? undefined : this.windows[i];
   }
 }
 

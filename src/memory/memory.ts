@@ -9,6 +9,14 @@
 /** Largest length of one Memory, bytes: a window of 1 GiB plus an overhang that keeps a ring in one piece. */
 export const MAX_MEMORY = 0x4000_0000 + 0x10_0000;
 
+/** Where the bytes of a Memory lie; `byteOffset` is a multiple of 8. */
+export interface MemoryViews {
+  readonly buffer: ArrayBufferLike;
+  readonly byteOffset: number;
+}
+
+const EMPTY = new ArrayBuffer(0);
+
 export class Memory {
   /** Byte view. Bulk data only: single bytes do not tear, wider values go through u16 and u32. */
   u8: Uint8Array;
@@ -30,6 +38,8 @@ export class Memory {
    * of offset 0 (which then lies on a page boundary). null when `ioAddress` says it all.
    */
   ioPages: Float64Array | null;
+  /** Makes the views; null when they are made. */
+  private makeViews: (() => MemoryViews) | null = null;
 
   /** @param byteOffset must be a multiple of 8, so that the word views are aligned for every agent. */
   constructor(buffer: ArrayBufferLike, byteOffset = 0, length = buffer.byteLength - byteOffset, address = 0) {
@@ -44,18 +54,41 @@ export class Memory {
     this.ioPages = null;
   }
 
+  /**
+   * Memory whose views are made when {@link open} is first called. Until then its bytes cannot be read or written, though its
+   * length and address are known. For memory of which most may never be touched, since each view is work.
+   */
+  static unopened(length: number, address: number, makeViews: () => MemoryViews): Memory {
+    if (length > MAX_MEMORY) throw new RangeError(`Memory: ${length} bytes are more than ${MAX_MEMORY}`);
+    const memory = new Memory(EMPTY, 0, 0, address);
+    memory.length = length;
+    memory.makeViews = makeViews;
+    return memory;
+  }
+
+  /** Make the views, if they are not there. Not for the hot path. @throws what making them throws */
+  open(): void {
+    if (this.makeViews === null) return;
+    const { buffer, byteOffset } = this.makeViews();
+    this.u8 = new Uint8Array(buffer, byteOffset, this.length);
+    this.u16 = new Uint16Array(buffer, byteOffset, this.length >>> 1);
+    this.u32 = new Uint32Array(buffer, byteOffset, this.length >>> 2);
+    this.makeViews = null;
+  }
+
   /** Make every later access harmless: the views become empty. The owner calls it before it unmaps. */
   revoke(): void {
     this.u8 = NOTHING.u8;
     this.u16 = NOTHING.u16;
     this.u32 = NOTHING.u32;
+    this.makeViews = null;
     this.length = 0;
     this.ioAddress = -1;
     this.ioPages = null;
   }
 }
 
-const NOTHING = { u8: new Uint8Array(0), u16: new Uint16Array(0), u32: new Uint32Array(0) };
+const NOTHING = { u8: new Uint8Array(EMPTY), u16: new Uint16Array(EMPTY), u32: new Uint32Array(EMPTY) };
 
 /** The Memory of no bytes: fills unused places in preallocated tables. */
 export const NO_MEMORY = new Memory(new ArrayBuffer(0));

@@ -73,6 +73,13 @@ export class Mapping {
    * @throws RangeError outside the mapping, longer than MAX_MEMORY, or after the end of the mapping
    */
   memoryAt(offset: number, bytes: number): Memory {
+    const memory = this.unopenedAt(offset, bytes);
+    memory.open();
+    return memory;
+  }
+
+  /** As {@link memoryAt}; its views are made when somebody opens it. */
+  private unopenedAt(offset: number, bytes: number): Memory {
     if (!(offset >= 0 && bytes > 0 && offset + bytes <= this.size)) {
       throw new RangeError(`memoryAt: ${offset}+${bytes} of ${this.size}`);
     }
@@ -82,7 +89,8 @@ export class Mapping {
     const known = this.windows.get(key);
     if (known !== undefined) return known;
     const step = Math.floor(offset / VIEW_STEP);
-    const memory = new Memory(this.view(step), offset - step * VIEW_STEP, bytes, this.address + offset);
+    const byteOffset = offset - step * VIEW_STEP;
+    const memory = Memory.unopened(bytes, this.address + offset, () => ({ buffer: this.view(step), byteOffset }));
     this.windows.set(key, memory);
     return memory;
   }
@@ -97,9 +105,12 @@ export class Mapping {
     return buffer;
   }
 
-  /** As {@link memoryAt}, but longer by up to OVERHANG where the mapping goes on. What cutWindows wants. */
+  /**
+   * As {@link memoryAt}, but unopened, and longer by up to OVERHANG where the mapping goes on. What cutWindows wants: a
+   * front end may announce far more memory than it ever uses.
+   */
   windowAt(offset: number, bytes: number): Memory {
-    return this.memoryAt(offset, Math.max(bytes, Math.min(bytes + OVERHANG, MAX_MEMORY, this.size - offset)));
+    return this.unopenedAt(offset, Math.max(bytes, Math.min(bytes + OVERHANG, MAX_MEMORY, this.size - offset)));
   }
 
   /**

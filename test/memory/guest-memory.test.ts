@@ -115,6 +115,38 @@ test('windowOf finds only ranges in one piece', () => {
   assert.is(memory.offsetIn(2, lo), 0x1123);
 });
 
+test('a window is opened when the first address in it is found, and not before', () => {
+  const opened: number[] = [];
+  const unopened = (gpa: number, make?: () => never): Window => {
+    const buffer = new ArrayBuffer(0x1000);
+    const memory = Memory.unopened(0x1000, 0, () => {
+      opened.push(gpa);
+      make?.();
+      return { buffer, byteOffset: 0 };
+    });
+    return { gpa, uva: gpa + GIB, length: 0x1000, memory, base: 0 };
+  };
+  const sg = new SgList(8);
+  const refuse = () => {
+    throw new RangeError('no views are left');
+  };
+  const lazy = new GuestMemory([0x1000, 0x2000, 0x3000, 0x4000].map((gpa) => unopened(gpa)));
+  assert.is(lazy.translate(0x5000, 0, 1, sg), false);
+  assert.equal(opened, []);
+  assert.ok(lazy.translate(0x2ff0, 0, 0x20, sg));
+  assert.equal(opened, [0x2000, 0x3000]);
+  assert.equal([sg.memory[0].u8.length, sg.memory[1].u32.length], [0x1000, 0x400]);
+  assert.is(lazy.windowOfUser(0x1000 + GIB, 0x10)?.memory.u16.length, 0x800);
+  assert.is(lazy.windowOfUser(0x1000 + GIB, 0x1001), undefined);
+  assert.is(lazy.whole(0x1000, 0, 8)?.memory, lazy.memoryOf(0));
+  assert.equal(opened, [0x2000, 0x3000, 0x1000], 'once each');
+  // One that cannot be opened is not there.
+  const none = new GuestMemory([unopened(0x8000, refuse)]);
+  assert.is(none.translate(0x8000, 0, 8, sg), false);
+  assert.is(none.whole(0x8000, 0, 8), null);
+  assert.is(none.windowOfUser(0x8000 + GIB, 8), undefined);
+});
+
 test('windowOfUser takes front-end addresses and wants one piece', () => {
   assert.is(memory.windowOfUser(0x7000_0000, 0x2000)?.memory, low);
   assert.is(memory.windowOfUser(0x7000_0000, 0x2001), undefined);

@@ -32,6 +32,24 @@ test('revoked memory has no bytes', () => {
   assert.throws(() => copyMemory(m, 0, filled(8), 0, 1), RangeError);
 });
 
+test('unopened memory has a length and no bytes; revoked before, it never gets any', () => {
+  const make = () => ({ buffer: new ArrayBuffer(32), byteOffset: 8 });
+  const m = Memory.unopened(16, 4096, make);
+  m.u8[0] = 1;
+  assert.equal([m.length, m.address, m.u8.length], [16, 4096, 0]);
+  m.open();
+  m.u8[0] = 1;
+  const { u8 } = m;
+  m.open();
+  assert.is(m.u8, u8);
+  assert.equal([m.u8.length, m.u16[0], m.u32.length], [16, 1, 4]);
+  const gone = Memory.unopened(16, 4096, make);
+  gone.revoke();
+  gone.open();
+  assert.equal([gone.length, gone.u8.length], [0, 0]);
+  assert.throws(() => Memory.unopened(MAX_MEMORY + 1, 0, make), /more than/);
+});
+
 for (const bytes of [0, 1, 63, 64, 200]) {
   test(`copies ${bytes} bytes and not one more`, () => {
     const src = filled(256);

@@ -344,6 +344,8 @@ test('a mapping of many GiB: each window is its own place, few buffers under all
   const fd = memfd('many', size);
   const mapping = mapFile(fd, { size });
   const windows = Array.from({ length: 13 }, (_, i) => mapping.windowAt(i * GIB, GIB));
+  assert.equal(new Set(windows.map((w) => w.u8.length)), new Set([0]), 'no view before it is wanted');
+  for (const w of windows) w.open();
   windows.forEach((w, i) => {
     w.u32[GIB / 4 - 1] = 1000 + i;
   });
