@@ -57,6 +57,8 @@ const FORK = {
 
 const RELAYED = [
   ProtocolFeature.REPLY_ACK,
+  // For block devices. BACKEND_REQ stays out: its messages go the other way, through a descriptor.
+  ProtocolFeature.CONFIG,
   ProtocolFeature.INFLIGHT_SHMFD,
   ProtocolFeature.RESET_DEVICE,
   ProtocolFeature.STATUS,

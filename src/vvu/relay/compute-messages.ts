@@ -29,6 +29,8 @@ export const RELAYED: ReadonlyMap<number, RelayedRow> = new Map([
   [R.SET_PROTOCOL_FEATURES, row(false)],
   [R.GET_QUEUE_NUM, row(true)],
   [R.SET_VRING_ENABLE, row(false, 'state')],
+  [R.GET_CONFIG, row(true)],
+  [R.SET_CONFIG, row(false)],
   [R.GET_INFLIGHT_FD, row(true)],
   [R.SET_INFLIGHT_FD, row(false)],
   [R.RESET_DEVICE, row(false)],
@@ -40,6 +42,7 @@ export const RELAYED: ReadonlyMap<number, RelayedRow> = new Map([
 export const RELAYED_FEATURES = [
   ProtocolFeature.MQ,
   ProtocolFeature.REPLY_ACK,
+  ProtocolFeature.CONFIG,
   ProtocolFeature.INFLIGHT_SHMFD,
   ProtocolFeature.RESET_DEVICE,
   ProtocolFeature.STATUS,
