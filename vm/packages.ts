@@ -79,6 +79,22 @@ export async function kernel(): Promise<Kernel> {
   };
 }
 
+/**
+ * What modules for the guests' kernel are built with: its headers, its source, a compiler, make. About 220 MiB to fetch, so
+ * only what is asked for by name needs it.
+ */
+export async function kernelBuildTools(): Promise<string> {
+  const { version } = await kernel();
+  const series = /^\d+\.\d+/.exec(version)?.[0];
+  return unpackedPackages({
+    name: 'kernel-build',
+    sources: debianMirror().own,
+    packages: [[`linux-headers-${version}`], [`linux-source-${series}`], ['make']],
+    // The machine's own C library serves the compiler: two of them in one process do not mix.
+    pretend: ['libc6', `linux-image-${version}`],
+  });
+}
+
 /** The folders with the shared libraries of an unpacked package tree. */
 export function libraryFolders(root: string): string[] {
   const folders = [join(root, 'usr/lib/x86_64-linux-gnu'), join(root, 'usr/lib')];

@@ -207,6 +207,8 @@ test('doctor, virtio: legacy devices, and the IOMMU that must be asked for', () 
   );
   m.addFunction('0000:00:06.0', { ...SCSI, group: '1', driver: 'vfio-pci', resources: [BAR] });
   assert.match(text(examineDevice(m, '0000:00:06.0'), 'note'), 'iommu_platform=on');
+  m.put(m.sys('kernel/iommu_groups/1/name'), 'vfio-noiommu\n');
+  assert.not.match(text(examineDevice(m, '0000:00:06.0'), 'note'), 'iommu_platform=on');
 });
 
 test('doctor, what is no device', () => {
@@ -217,20 +219,25 @@ test('doctor, what is no device', () => {
   assert.match(text(examineDevice(m, '00:02.0'), 'missing'), 'class 030000');
 });
 
-test('doctor, the machine: no PCI, not root, no-IOMMU in its three states, huge pages, io_uring', () => {
+test('doctor, the machine: no PCI, not root, no-IOMMU in its four states, huge pages, io_uring', () => {
   const empty = new FakeMachine();
   assert.match(text(examineMachine(empty), 'missing'), 'no PCI bus');
   const m = new FakeMachine();
   m.addFunction(NVME);
   m.root = false;
   assert.match(text(examineMachine(m), 'missing'), 'not root');
+  assert.match(text(examineMachine(m), 'note'), 'VFIO is not loaded');
+  m.put(m.sys('module/vfio/refcnt'), '0\n');
   assert.match(text(examineMachine(m), 'note'), 'this kernel has no VFIO no-IOMMU');
   const parameter = m.sys('module/vfio/parameters/enable_unsafe_noiommu_mode');
   m.put(parameter, 'N\n');
   assert.match(text(examineMachine(m), 'note'), 'no-IOMMU is off');
   m.put(parameter, 'Y\n');
   assert.match(text(examineMachine(m), 'ok'), 'no-IOMMU is on');
-  m.put(parameter, 'N\n');
+  // The group that VFIO makes when it takes a function is no sign of an IOMMU.
+  m.put(m.sys('kernel/iommu_groups/7/name'), 'vfio-noiommu\n');
+  assert.match(text(examineMachine(m), 'note'), 'no IOMMU: nothing confines');
+  assert.match(text(examineMachine(m), 'ok'), 'no-IOMMU is on');
   mkdirSync(m.sys('kernel/iommu_groups/0'), { recursive: true });
   assert.match(text(examineMachine(m), 'missing'), 'VFIO is not loaded -> modprobe vfio-pci');
   m.addDriver('vfio-pci');

@@ -28,6 +28,11 @@ export function noIommuEnabled(machine: Machine): boolean {
   return machine.text(machine.sys('module/vfio/parameters/enable_unsafe_noiommu_mode')) === 'Y';
 }
 
+/** A group that VFIO made up for a function without an IOMMU; it lasts as long as vfio-pci has the function. */
+export function isNoIommuGroup(machine: Machine, group: string): boolean {
+  return machine.text(machine.sys('kernel/iommu_groups', group, 'name')) === 'vfio-noiommu';
+}
+
 export function bind(
   machine: Machine,
   address: string,

@@ -2,7 +2,7 @@ import { getLimit } from '../../sys/limits.ts';
 import { parseBdf } from '../bdf.ts';
 import { PciCap } from '../config-space.ts';
 import { chooseMode } from '../host.ts';
-import { groupMates, noIommuEnabled, TYPE1_MODULE } from './bind.ts';
+import { groupMates, isNoIommuGroup, TYPE1_MODULE } from './bind.ts';
 import { readConfigFile } from './config-file.ts';
 import { usersOf } from './device-users.ts';
 import { hugePages } from './hugepages.ts';
@@ -55,10 +55,12 @@ export function examineMachine(machine: Machine): Finding[] {
 }
 
 function examineIommu(machine: Machine): Finding[] {
-  const groups = machine.list(machine.sys('kernel/iommu_groups')).length;
+  const groups = machine
+    .list(machine.sys('kernel/iommu_groups'))
+    .filter((group) => !isNoIommuGroup(machine, group)).length;
   const vfio = machine.list(machine.sys('bus/pci/drivers/vfio-pci')).length > 0;
   const parameter = machine.text(machine.sys('module/vfio/parameters/enable_unsafe_noiommu_mode'));
-  if (groups > 0 && parameter !== 'Y') {
+  if (groups > 0) {
     const type1 = machine.list(machine.sys('module', TYPE1_MODULE)).length > 0;
     if (vfio && !type1) return [missing("VFIO's type 1 IOMMU driver is not loaded", `modprobe ${TYPE1_MODULE}`)];
     if (vfio) return [ok(`an IOMMU with ${groups} groups, and VFIO`)];
@@ -76,6 +78,13 @@ function examineIommu(machine: Machine): Finding[] {
       note(
         'VFIO no-IOMMU is off; without it devices are polled through sysfs',
         'echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode',
+      ),
+    );
+  } else if (machine.list(machine.sys('module/vfio')).length === 0) {
+    modes.push(
+      note(
+        'VFIO is not loaded, which would show whether this kernel has its no-IOMMU mode (Debian kernels do not); without it devices are polled through sysfs, which works',
+        'modprobe vfio-pci',
       ),
     );
   } else {
@@ -171,7 +180,7 @@ function examineLayout(machine: Machine, bdf: string): Finding[] {
   ) {
     findings.push(missing(`${bdf} is a legacy virtio device`, 'QEMU: give it disable-legacy=on,disable-modern=off'));
   }
-  const hasIommu = fn.iommuGroup !== null && !noIommuEnabled(machine);
+  const hasIommu = fn.iommuGroup !== null && !isNoIommuGroup(machine, fn.iommuGroup);
   if (type !== undefined && hasIommu) {
     findings.push(
       note(
