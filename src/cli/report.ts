@@ -1,4 +1,3 @@
-import { errorBody } from '../rpc/errors.ts';
 import { isErrnoName } from '../target/errors.ts';
 import { OperatorError } from './operator-error.ts';
 
@@ -16,7 +15,7 @@ export function report(error: unknown): void {
   const operators =
     error instanceof OperatorError || isErrnoName((error as { code?: unknown } | null)?.code) || isRpc(error);
   const message = error instanceof Error ? error.message : String(error);
-  console.error(`vvu-target: ${operators ? message : `internal error: ${errorBody(error).message}`}`);
+  console.error(`vvu-target: ${operators ? message : `internal error: ${message}`}`);
   if (error instanceof Error && (wantsStack() || !operators)) console.error(error.stack);
   process.exitCode = 1;
 }

@@ -1,5 +1,5 @@
 /** rpc.py's argument forms, word by word, against what is sent. */
-import { parseCall } from '../../src/cli/commands/rpc.ts';
+import { parseCall } from '../../src/cli/actions/rpc.ts';
 import { parseSize } from '../../src/cli/options.ts';
 import { qemuCommand } from '../../src/cli/qemu-command.ts';
 import { describeParams } from '../../src/rpc/describe.ts';

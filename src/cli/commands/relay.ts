@@ -1,17 +1,8 @@
 import { Command, InvalidArgumentError } from 'commander';
-import { notifySystemd } from '../../sys/systemd.ts';
-import type { Relay } from '../../vvu/relay/relay.ts';
+import type { RelayOptions } from '../actions/relay.ts';
 import { parseSize } from '../options.ts';
-import { fatal } from '../report.ts';
 
 /** `vvu-target relay`: the host half of a vvu device for a stock QEMU. */
-
-interface RelayCommandOptions {
-  compute: string;
-  appliance: string;
-  vrings: number;
-  window: number;
-}
 
 const MAX_VRINGS = 250;
 const DEFAULT_WINDOW = '64G';
@@ -27,15 +18,6 @@ function parseWindow(text: string): number {
   const bytes = parseSize(text);
   if (!Number.isInteger(Math.log2(bytes)) || bytes < PAGE) throw new InvalidArgumentError('expected a power of two.');
   return bytes;
-}
-
-/** What the appliance's QEMU (11.1 or later) has to be started with. */
-function deviceArguments(options: RelayCommandOptions): string {
-  const queues = options.vrings + 2;
-  return (
-    `-chardev socket,id=vvu0,path=${options.appliance} ` +
-    `-device vhost-user-test-device-pci,chardev=vvu0,virtio-id=38,num_vqs=${queues},vq_size=128,config_size=0,addr=07.0`
-  );
 }
 
 export function relayCommand(): Command {
@@ -56,40 +38,5 @@ export function relayCommand(): Command {
 Start the relay first, then the appliance VM (with shared memory: memory-backend-memfd,share=on), then the compute VM.
 Do not stop the relay while the appliance VM runs: its QEMU does not survive a reset of the device without it.`,
     )
-    .action((options: RelayCommandOptions) => run(options));
-}
-
-async function run(options: RelayCommandOptions): Promise<void> {
-  // Not at the top: other commands need nothing of it.
-  const { EventLoop } = await import('../../sys/event-loop.ts');
-  const { Relay } = await import('../../vvu/relay/relay.ts');
-  const loop = new EventLoop({ onError: (error) => console.error('vvu-target relay:', error) });
-  let relay: Relay;
-  try {
-    relay = new Relay({
-      loop,
-      compute: options.compute,
-      appliance: options.appliance,
-      vrings: options.vrings,
-      windowBytes: options.window,
-      tell: (line) => console.log(line),
-    });
-  } catch (error) {
-    fatal(error as Error);
-    return;
-  }
-  loop.attach();
-  console.log(
-    `vvu-target relay: ready\n\n  appliance: ${deviceArguments(options)}\n  compute:   the socket ${options.compute}\n`,
-  );
-  notifySystemd('READY=1');
-  let asked = false;
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(signal, () => {
-      if (asked) process.exit(1);
-      asked = true;
-      notifySystemd('STOPPING=1');
-      relay.close(() => process.exit(0));
-    });
-  }
+    .action(async (options: RelayOptions) => (await import('../actions/relay.ts')).runRelay(options));
 }
