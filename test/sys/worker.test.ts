@@ -33,6 +33,14 @@ test('a source that does not exist is an error event too', async () => {
   assert.match(String(error.code), /MODULE_NOT_FOUND/);
 });
 
+test('views of a large guest do not make it collect garbage again and again', async () => {
+  const worker = startWorker(new URL('./threads/views.ts', import.meta.url), { gib: 256 });
+  const [collections] = (await once(worker, 'message')) as [number];
+  await once(worker, 'exit');
+  // 86 views of 4 GiB: with the usual limit of the heap one each.
+  assert.ok(collections <= 20, `${collections} collections`);
+});
+
 test('profiling and memory options of the process do not hinder a thread', () => {
   const main = join(tempDir(), 'main.mts');
   writeFileSync(
