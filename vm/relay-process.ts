@@ -15,15 +15,17 @@ export class RelayProcess {
   readonly deviceArgs: readonly string[];
   output = '';
   readonly #scratch: Scratch;
-  readonly #process: ChildProcess;
+  readonly #args: readonly string[];
+  #process!: ChildProcess;
 
-  private constructor(scratch: Scratch, child: ChildProcess, vrings: number, address: string) {
+  private constructor(scratch: Scratch, vrings: number, address: string) {
     this.#scratch = scratch;
-    this.#process = child;
     this.compute = join(scratch.path, 'compute');
+    const appliance = join(scratch.path, 'appliance');
+    this.#args = [MAIN, 'relay', '--compute', this.compute, '--appliance', appliance, '--vrings', String(vrings)];
     this.deviceArgs = [
       '-chardev',
-      `socket,id=vvu0,path=${join(scratch.path, 'appliance')}`,
+      `socket,id=vvu0,path=${appliance}`,
       '-device',
       `vhost-user-test-device-pci,chardev=vvu0,virtio-id=38,num_vqs=${vrings + 2},vq_size=128,config_size=0,addr=${address}`,
     ];
@@ -34,17 +36,22 @@ export class RelayProcess {
     await ensureBuilt();
     const { vrings = 18, address = '07.0' } = options;
     const scratch = scratchFolder('relay');
-    const [compute, appliance] = ['compute', 'appliance'].map((name) => join(scratch.path, name));
-    const args = [MAIN, 'relay', '--compute', compute, '--appliance', appliance, '--vrings', String(vrings)];
-    const child = startChild(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    const relay = new RelayProcess(scratch, child, vrings, address);
+    const relay = new RelayProcess(scratch, vrings, address);
+    await relay.restart();
+    return relay;
+  }
+
+  /** Starts it again, at the same sockets, after it has ended. What it said before is forgotten. */
+  async restart(): Promise<void> {
+    const child = startChild(process.execPath, this.#args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.#process = child;
+    this.output = '';
     const keep = (chunk: Buffer) => {
-      relay.output += chunk;
+      this.output += chunk;
     };
     child.stdout!.on('data', keep);
     child.stderr!.on('data', keep);
-    await relay.says(/relay: ready/, 60);
-    return relay;
+    await this.says(/relay: ready/, 60);
   }
 
   get pid(): number {
