@@ -48,7 +48,9 @@ const begin: Step = (lun, command) => {
     return writeCopies(lun, command);
   }
   block.fill(0, 0, CHUNK_BYTES); // should the disk not know WRITE_ZEROES
-  command.io.op = (flags & UNMAP) !== 0 && lun.info.unmapZeroes ? BdevOp.UNMAP : BdevOp.WRITE_ZEROES;
+  // Disks give blocks up without telling when that has reached the medium: not while every write must.
+  const mayUnmap = (flags & UNMAP) !== 0 && lun.info.unmapZeroes && !command.fua;
+  command.io.op = mayUnmap ? BdevOp.UNMAP : BdevOp.WRITE_ZEROES;
   return clear(lun, command);
 };
 

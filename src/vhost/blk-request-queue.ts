@@ -239,9 +239,12 @@ export class BlkRequestQueue implements ModelQueue, BlkHome {
         this.finish(slot, IOERR, 0);
         return;
       }
-      const mayUnmap = (ranges.u32[word + RANGE_FLAGS] & RANGE_UNMAP) !== 0 && info.unmap && info.unmapZeroes;
+      const { writeThrough } = this.session;
+      // Disks give blocks up without telling when that has reached the medium: not while every write must.
+      const mayUnmap =
+        (ranges.u32[word + RANGE_FLAGS] & RANGE_UNMAP) !== 0 && info.unmap && info.unmapZeroes && !writeThrough;
       io.op = slot.type === VIRTIO_BLK_T.DISCARD || mayUnmap ? BdevOp.UNMAP : BdevOp.WRITE_ZEROES;
-      io.fua = io.op === BdevOp.WRITE_ZEROES && this.session.writeThrough;
+      io.fua = io.op === BdevOp.WRITE_ZEROES && writeThrough;
       this.submit(slot);
       return;
     }

@@ -293,6 +293,19 @@ function writeSame(size: number, opcode: number, lengthByte: number): Case[] {
     },
     {
       ...c,
+      kind: 'edge',
+      shows: 'zeroes with UNMAP and a write-through cache: blocks given up would be zeroes on the medium later only',
+      disk: { writeCache: true },
+      before: (u) => {
+        u.run('15 10 00 00 18 00', '00 00 00 00  08 12 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00');
+        log(u);
+      },
+      cdb: rangeCdb(opcode, 2, 1, UNMAP),
+      out: blocks(1, 0),
+      after: logged('WRITE_ZEROES 2+1 fua'),
+    },
+    {
+      ...c,
       kind: 'refused',
       shows: 'no blocks (WSNZ)',
       cdb: rangeCdb(opcode, 2, 0),
