@@ -8,6 +8,7 @@ const PROGRAM = '/opt/vvu-target/dist/cli/main.js';
 const MAIN = `node ${PROGRAM}`;
 const SOCKET = '/var/tmp/vvu-target.sock';
 const LOG = '/tmp/target.log';
+const PID = '/tmp/target.pid';
 /** Seconds; on a busy machine an emulated CPU needs two minutes to start the program. */
 const START_SECONDS = 600;
 
@@ -49,13 +50,13 @@ export class ApplianceTarget {
   async restart(): Promise<void> {
     const { address = '0000:00:07.0', args = [], nodeArgs = [], debug } = this.#options;
     const environment = debug === undefined ? '' : `DEBUG='${debug}' `;
-    await this.vm.run(`rm -f ${LOG}`);
+    await this.vm.run(`rm -f ${LOG} ${PID}`);
     const command = `${environment}exec node ${[...nodeArgs, PROGRAM].join(' ')} -T vvu -S ${address} -r ${SOCKET} ${args.join(' ')}`;
-    this.#job = await this.vm.background(`echo $$ >/tmp/target.pid; ${command} >>${LOG} 2>&1`);
+    this.#job = await this.vm.background(`echo $$ >${PID}; ${command} >>${LOG} 2>&1`);
     try {
       // A look at the log: each start of Node costs an emulated CPU seconds.
-      await this.vm.until(`grep -q 'RPC at' ${LOG} || ! kill -0 $(cat /tmp/target.pid)`, START_SECONDS);
-      await this.vm.run('kill -0 $(cat /tmp/target.pid)');
+      await this.vm.until(`test -s ${PID} && { grep -q 'RPC at' ${LOG} || ! kill -0 $(cat ${PID}); }`, START_SECONDS);
+      await this.vm.run(`kill -0 $(cat ${PID})`);
     } catch (error) {
       (error as Error).message += `\n--- target\n${await this.log()}`;
       throw error;
@@ -73,7 +74,7 @@ export class ApplianceTarget {
 
   /** Sends a signal and waits for the end; returns the exit code (128 and the signal's number when that ended it). */
   async end(signal: 'INT' | 'TERM' | 'KILL'): Promise<number> {
-    await this.vm.run(`kill -${signal} $(cat /tmp/target.pid)`);
+    await this.vm.run(`kill -${signal} $(cat ${PID})`);
     return (await this.#job!.wait(60)).exitCode;
   }
 }

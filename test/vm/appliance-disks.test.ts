@@ -36,11 +36,12 @@ for (const [name, options, mode, bound] of [
       assert.not.match(said, /missing/);
 
       await a.startTarget();
+      console.log(await a.log());
       const attached = await a.rpc(
         'construct_vhost_scsi_controller --cpumask 0x1 vhost.0',
         `construct_virtio_pci_scsi_bdev ${HBA} VirtioScsi0`,
         `construct_nvme_bdev -b NVMe1 -t PCIe -a ${NVME}`,
-        'construct_malloc_bdev 64 512 -b Malloc0',
+        'construct_malloc_bdev 16 512 -b Malloc0',
         'add_vhost_scsi_lun vhost.0 0 VirtioScsi0t0',
         'add_vhost_scsi_lun vhost.0 1 NVMe1n1',
         'add_vhost_scsi_lun vhost.0 2 Malloc0',
@@ -48,14 +49,14 @@ for (const [name, options, mode, bound] of [
       assert.equal(attached.trim().split('\n'), ['VirtioScsi0t0', 'NVMe1n1', 'Malloc0']);
       assert.equal(
         (await a.ask<Bdev[]>('get_bdevs')).map((b) => `${b.name} ${b.product_name} ${b.block_size} ${b.num_blocks}`),
-        ['VirtioScsi0t0 Virtio SCSI Disk 512 131072', 'NVMe1n1 NVMe disk 512 131072', 'Malloc0 Malloc disk 512 131072'],
+        ['VirtioScsi0t0 Virtio SCSI Disk 512 32768', 'NVMe1n1 NVMe disk 512 32768', 'Malloc0 Malloc disk 512 32768'],
       );
       const [controller] =
         await a.ask<[{ ctrlrs: [{ access_mode: string; interrupts: boolean }] }]>('get_nvme_controllers');
       assert.is(controller.ctrlrs[0].access_mode, mode);
       assert.is(controller.ctrlrs[0].interrupts, mode === 'vfio');
 
-      const run = await a.verify({ targets: [0, 1, 2], depths: [1, 8, 64], mebibytes: 16 });
+      const run = await a.verify({ targets: [0, 1, 2], depths: [1, 8, 64], mebibytes: 8 });
       console.log(JSON.stringify(run));
       assert.is(run.lost, 0);
       for (const t of run.targets) {

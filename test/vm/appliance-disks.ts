@@ -69,7 +69,7 @@ export class Appliance {
 
   static async boot(options: ApplianceOptions = {}): Promise<Appliance> {
     const scratch = scratchFolder('appliance');
-    const { mebibytes = 64, hugepages = 64, drives = 1, devices = plainNvme, ...rest } = options;
+    const { mebibytes = 16, hugepages = 64, drives = 1, devices = plainNvme, ...rest } = options;
     const nvme = Array.from({ length: drives }, (_, i) => image(scratch.path, `nvme${i}.img`, mebibytes));
     const scsi = image(scratch.path, 'scsi.img', mebibytes);
     const behind = options.iommu ? ',iommu_platform=on,disable-legacy=on' : '';
@@ -84,7 +84,7 @@ export class Appliance {
     const exercise = { [EXERCISE]: join(import.meta.dirname, 'guest/exercise.mjs') };
     const vm = await startAppliance({
       qemu: 'system',
-      memoryMiB: 1536,
+      memoryMiB: 1280,
       cpus: 2,
       ...rest,
       args,
@@ -120,10 +120,10 @@ export class Appliance {
   async startTarget(args = '', debug = ''): Promise<void> {
     const environment = debug === '' ? '' : `DEBUG='${debug}' `;
     const command = `${environment}exec ${CLI} -S /run ${args} >>${LOG} 2>&1`;
-    await this.vm.run(`rm -f ${LOG} ${RPC}`);
+    await this.vm.run(`rm -f ${LOG} ${PID} ${RPC}`);
     this.#target = await this.vm.background(`echo $$ >${PID}; ${command}`);
     // A look at the log: each start of Node costs an emulated CPU seconds.
-    await this.vm.until(`grep -q 'RPC at' ${LOG} || ! kill -0 $(cat ${PID})`, LONG);
+    await this.vm.until(`test -s ${PID} && { grep -q 'RPC at' ${LOG} || ! kill -0 $(cat ${PID}); }`, LONG);
     await this.vm.run(`kill -0 $(cat ${PID}) || { cat ${LOG}; false; }`);
   }
 

@@ -46,8 +46,9 @@ export interface ServeVerified {
 
 const MIB = 2 ** 20;
 const BASE = 0x1_0000_0000;
-/** Memory of a request: data with room for odd places. */
-const ROOM = MIB + 2 ** 18;
+/** Memory for the data of all requests, and what one needs beyond its data for odd places. */
+const DATA = 48 * MIB;
+const ODD = 2 ** 17;
 const HEADER = 51;
 const RESPONSE = 108;
 const READ_16 = 0x88;
@@ -75,7 +76,7 @@ const most = Math.max(...options.depths);
 const loop = new EventLoop();
 const memory = new SharedGuest([
   { gpa: 0, size: 0xa_0000 },
-  { gpa: BASE, size: Math.ceil((most * (ROOM + 4096)) / MIB + 1) * MIB },
+  { gpa: BASE, size: DATA + MIB },
 ]);
 const frontEnd = new FrontEnd({ loop, guest: memory, path: options.socket, queues: 3, queueSize: 1024 });
 frontEnd.init();
@@ -89,17 +90,18 @@ interface Slot {
   /** Guest addresses of header, response and data. */
   readonly header: number;
   readonly response: number;
-  readonly data: number;
+  data: number;
   readonly out: IoList;
   readonly into: IoList;
   /** Called when its request ends; null: it is free. */
   done: ((end: string) => void) | null;
 }
 
+const data = memory.alloc(DATA, 4096);
 const slots: Slot[] = Array.from({ length: most }, () => ({
   header: memory.alloc(64, 64, 0),
   response: memory.alloc(128, 64, 0),
-  data: memory.alloc(ROOM, 4096),
+  data,
   out: new IoList(32),
   into: new IoList(32),
   done: null,
@@ -226,7 +228,8 @@ class Disk {
   /** So many requests at once, each with a part of the disk to itself. */
   run(depth: number): void {
     const part = Math.floor(this.blocks / depth);
-    const largest = Math.min(part, options.maxBytes / this.blockSize);
+    const room = Math.floor(DATA / depth / 4096) * 4096;
+    const largest = Math.floor(Math.min(part, Math.min(options.maxBytes, room - ODD) / this.blockSize));
     const until = performance.now() + options.seconds * 1000;
     let left = options.mebibytes * MIB;
     lastEnd = performance.now();
@@ -241,7 +244,11 @@ class Disk {
       if (random(4) === 0) this.read(slot, lba, blocks, () => begin(slot, first));
       else this.write(slot, lba, blocks, () => this.read(slot, lba, blocks, () => begin(slot, first)));
     };
-    for (let i = 0; i < depth; i++) begin(slots[i] as Slot, i * part);
+    for (let i = 0; i < depth; i++) {
+      const slot = slots[i] as Slot;
+      slot.data = data + i * room;
+      begin(slot, i * part);
+    }
     while (byHead.size > 0 && turn());
   }
 
@@ -263,6 +270,7 @@ class Disk {
 
   /** What is there from before. */
   learnAll(): void {
+    (slots[0] as Slot).data = data;
     const step = MIB / this.blockSize;
     for (let lba = 0; lba < this.blocks && !this.gone; lba += step) {
       this.learn(slots[0] as Slot, lba, Math.min(step, this.blocks - lba), () => {});
