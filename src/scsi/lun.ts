@@ -71,7 +71,7 @@ export interface LunOptions {
   /** Of the controller: tells the target ports of one disk apart. */
   relativePort?: number;
   portName?: string;
-  /** SCSI name of the target device, VPD 83h. */
+  /** Name of the target device, for people: VPD 83h. */
   targetName?: string;
   /** Where APTPL reservations are kept. The one who makes `state` restores them. */
   reservationStore?: ReservationStore;

@@ -61,14 +61,8 @@ function designator(w: ResponseWriter, codeSet: number, association: number, typ
   w.patch8(at + 3, w.length - at - 4);
 }
 
-/** A SCSI name string: UTF-8, NUL-terminated, padded to four bytes. */
-function nameString(w: ResponseWriter, name: string): void {
-  w.text(name, Math.ceil((name.length + 1) / 4) * 4, 0);
-}
-
 const BINARY = 1;
 const ASCII = 2;
-const UTF8 = 3;
 
 function deviceIdentification(w: ResponseWriter, lun: Lun): void {
   const naa = localNaa(lun.info.uuid);
@@ -77,10 +71,11 @@ function deviceIdentification(w: ResponseWriter, lun: Lun): void {
   designator(w, BINARY, 0, 0x3, () => w.u32(naa.hi).u32(naa.lo));
   designator(w, ASCII, 0, 0x1, () => w.text(VENDOR, 8).text(lun.info.product, 16).text(lun.info.uuid));
   designator(w, BINARY, 0, 0xa, () => w.u8(0x10).u8(0).bytes(uuidBytes(lun.info.uuid)));
-  // The port and the device it is reached through.
+  // The port and the device it is reached through. Their names are for people: vendor specific, as SCSI name strings
+  // begin with iqn., naa. or eui. (SPC-4 7.8.6.11).
   designator(w, BINARY, 1, 0x4, () => w.u16(0).u16(lun.relativePort));
-  designator(w, UTF8, 1, 0x8, () => nameString(w, lun.portName));
-  designator(w, UTF8, 2, 0x8, () => nameString(w, lun.targetName));
+  designator(w, ASCII, 1, 0x0, () => w.text(lun.portName));
+  designator(w, ASCII, 2, 0x0, () => w.text(lun.targetName));
 }
 
 function extendedInquiry(w: ResponseWriter, lun: Lun): void {
@@ -99,7 +94,7 @@ function scsiPorts(w: ResponseWriter, lun: Lun): void {
     .zeros(2);
   const at = w.length;
   w.u16(0);
-  designator(w, UTF8, 1, 0x8, () => nameString(w, lun.portName));
+  designator(w, ASCII, 1, 0x0, () => w.text(lun.portName));
   w.patch16(at, w.length - at - 2);
 }
 

@@ -102,22 +102,22 @@ export const identification: readonly Case[] = [
     kind: 'good',
     shows: 'VPD 83h: designators',
     cdb: '12 01 83 00 ff 00',
-    in: `00 83 00 86
+    in: `00 83 00 7f
          01 03 00 08 3f 2b de 91 e2 c3 08 12                // unit: NAA 3, locally assigned
          02 01 00 3c 49 4e 54 45 4c 20 20 20                // unit: T10 vendor id INTEL
            4d 61 6c 6c 6f 63 20 64 69 73 6b 20 20 20 20 20  //   Malloc disk
            37 62 61 33 66 31 63 32 2d 30 65 35 62 2d 34 66 36 35 2d 39 64 33 61 2d 30 61 31 62 32 63 33 64 34 65 35 66  //   its uuid
          01 0a 00 12 10 00 7b a3 f1 c2 0e 5b 4f 65 9d 3a 0a 1b 2c 3d 4e 5f // unit: uuid
          01 14 00 04 00 00 00 01                            // port: relative target port 1
-         03 18 00 08 76 68 6f 73 74 00 00 00                // port: SCSI name vhost
-         03 28 00 0c 54 61 72 67 65 74 20 30 00 00 00 00    // device: Target 0`,
+         02 10 00 05 76 68 6f 73 74                         // port: vendor specific, as no SCSI name begins so: vhost
+         02 20 00 08 54 61 72 67 65 74 20 30                // device: Target 0`,
   },
   {
     command: 'INQUIRY',
     kind: 'edge',
     shows: 'VPD 83h is cut like any other',
     cdb: '12 01 83 00 04 00',
-    in: '00 83 00 86',
+    in: '00 83 00 7f',
   },
   {
     command: 'INQUIRY',
@@ -154,11 +154,11 @@ export const identification: readonly Case[] = [
     kind: 'good',
     shows: 'VPD 88h: one port',
     cdb: '12 01 88 00 ff 00',
-    in: `00 88 00 18
+    in: `00 88 00 15
          00 00 00 01           // relative port 1
          00 00 00 00           // no initiator port TransportID
-         00 00 00 0c           // target port descriptors
-         03 18 00 08 76 68 6f 73 74 00 00 00 // vhost`,
+         00 00 00 09           // target port descriptors
+         02 10 00 05 76 68 6f 73 74 // vhost`,
   },
   {
     command: 'INQUIRY',
