@@ -12,7 +12,7 @@ import { type Scratch, scratchFolder } from '../../vm/paths.ts';
 import type { ServeVerified, ServeVerify } from './guest/serve-verify.ts';
 import { guestProgram, guestPrograms } from './guest-programs.ts';
 
-const CLI = 'node /opt/vvu-target/dist/cli/main.js';
+export const CLI = 'node /opt/vvu-target/dist/cli/main.js';
 const EXERCISE = '/opt/test/exercise.mjs';
 const LOG = '/tmp/target.log';
 const PID = '/tmp/target.pid';
@@ -31,6 +31,9 @@ export interface Exercised {
   after: Record<string, unknown>[];
   disks: {
     name: string;
+    product: string;
+    blockSize: number;
+    numBlocks: number;
     counts: Record<string, number>;
     commands: number;
     wrong: string[];

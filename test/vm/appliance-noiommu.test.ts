@@ -4,13 +4,13 @@
  */
 import { noIommuModules } from '../../vm/noiommu-module.ts';
 import { assert, suite } from '../support/suite.ts';
-import { type Appliance, appliance, CLI, sha256 } from './appliance-disks.ts';
+import { Appliance, CLI, HBA, NVME, sha256 } from './appliance-disks.ts';
 
 const test = suite('appliance disks, VFIO no-IOMMU');
 const PARAMETER = '/sys/module/vfio/parameters/enable_unsafe_noiommu_mode';
 
 async function withAppliance(modules: Record<string, string>, body: (a: Appliance) => Promise<void>): Promise<void> {
-  const a = await appliance({ virtioScsi: ['scsi0.img'], image: { modules } });
+  const a = await Appliance.boot({ image: { modules } });
   try {
     await body(a);
   } finally {
@@ -26,7 +26,7 @@ async function doctor(a: Appliance, ...bdfs: string[]): Promise<string> {
 
 test('a kernel without the option: doctor says so, and setup leaves the functions to sysfs', () =>
   withAppliance({}, async (a) => {
-    const [nvme] = await a.addresses('0x010802');
+    const nvme = NVME;
     assert.match(await doctor(a), /VFIO is not loaded, which would show[^\n]*no-IOMMU[^\n]*\n\s+-> modprobe vfio-pci/);
     await a.vm.run('modprobe vfio-pci');
     const said = await doctor(a);
@@ -34,7 +34,7 @@ test('a kernel without the option: doctor says so, and setup leaves the function
     assert.match(said, /note {5}this kernel has no VFIO no-IOMMU \(CONFIG_VFIO_NOIOMMU, which Debian leaves out\)/);
     const bound = await a.vm.run(`${CLI} setup bind ${nvme}`, 300);
     assert.match(bound, /no VFIO: the target polls it through sysfs/);
-    assert.match(await doctor(a, nvme as string), /can be attached: polled through sysfs/);
+    assert.match(await doctor(a, nvme), /can be attached: polled through sysfs/);
     // Against advice: the driver does not take it, and the function goes back to the kernel's.
     const forced = await a.vm.try(`${CLI} setup reset ${nvme}; ${CLI} setup bind --driver vfio-pci ${nvme}`, 300);
     assert.match(forced.output, /vfio-pci did not take it[^\n]*--driver none/);
@@ -44,8 +44,7 @@ test('a kernel without the option: doctor says so, and setup leaves the function
 
 test('a kernel with it: doctor leads there, setup binds vfio-pci, and the disks hold what is written', async () =>
   withAppliance(await noIommuModules(), async (a) => {
-    const [nvme] = await a.addresses('0x010802');
-    const [hba] = await a.addresses('0x010000');
+    const [nvme, hba] = [NVME, HBA];
     await a.vm.run('modprobe vfio-pci');
     const off = await doctor(a);
     assert.match(off, /note {5}VFIO no-IOMMU is off; without it devices are polled through sysfs/);
@@ -55,7 +54,7 @@ test('a kernel with it: doctor leads there, setup binds vfio-pci, and the disks 
     assert.match(await doctor(a), /ok {7}VFIO no-IOMMU is on: devices are driven with interrupts/);
 
     console.log(await a.vm.run(`${CLI} setup bind ${nvme} ${hba}; ls /dev/vfio`, 600));
-    const said = await doctor(a, nvme as string, hba as string);
+    const said = await doctor(a, nvme, hba);
     console.log(said);
     assert.match(said, `${nvme} can be attached: in mode vfio-noiommu`);
     assert.match(said, `${hba} can be attached: in mode vfio-noiommu`);
@@ -68,10 +67,11 @@ test('a kernel with it: doctor leads there, setup binds vfio-pci, and the disks 
       result.disks.map((d) => `${d.name} ${d.product} ${d.blockSize} ${d.numBlocks}`),
       ['NVMe0n1 NVMe disk 512 32768', 'VirtioScsi1t0 Virtio SCSI Disk 512 32768'],
     );
+    const images = [...a.nvme, a.scsi];
     for (const [i, disk] of result.disks.entries()) {
       assert.equal(disk.wrong, []);
       assert.equal(Object.keys(disk.counts), ['OK']);
-      assert.is(sha256(a.images[i] as string), disk.sha256, `${disk.name}: the image holds what was written`);
+      assert.is(sha256(images[i] as string), disk.sha256, `${disk.name}: the image holds what was written`);
     }
     const [shown, adapter] = result.attached as [
       { ctrlrs: [{ access_mode: string; interrupts: boolean }] },
