@@ -51,6 +51,20 @@ const layers = readTable();
 /** Packages a layer inherits: each may use those of the layers it imports only through them, so none. */
 const PURE = new Set(['memory', 'virtio', 'scsi']);
 
+test('logs use only the directives that there are', () => {
+  const wrong: string[] = [];
+  for (const file of files(SRC)) {
+    // Inserted text is not looked at: it has none.
+    for (const [, text] of readFileSync(file, 'utf8').matchAll(/\blog(?:\.warn)?\(\s*['`]([^'`]*)['`]/g)) {
+      const plain = (text as string).replace(/%%/g, '').replace(/\$\{[^}]*\}/g, '');
+      for (const [directive] of plain.matchAll(/%./g)) {
+        if (!/%[sdijoOc]/.test(directive)) wrong.push(`${relative(ROOT, file)}: ${directive} in "${text}"`);
+      }
+    }
+  }
+  assert.equal(wrong, []);
+});
+
 test('every folder of src has a row', () => {
   const folders = readdirSync(SRC, { withFileTypes: true })
     .filter((e) => e.isDirectory() && files(join(SRC, e.name)).length > 0)

@@ -221,12 +221,19 @@ export class MemoryTables {
     old.retire();
   }
 
+  /** The first region that its owner could make shorter (RegionMapping.mayShrink), for the operator; or null. */
+  get unsealed(): string | null {
+    const found = this.current.mapped.find((m) => m.mapping.mayShrink === true);
+    return found === undefined ? null : describeRegion(found.region);
+  }
+
   describe(): Record<string, unknown>[] {
-    return this.current.mapped.map(({ region: r }) => ({
+    return this.current.mapped.map(({ region: r, mapping }) => ({
       guest_phys_addr: hex(r.gpa),
       size: r.size,
       userspace_addr: hex(r.uva),
       mmap_offset: hex(r.offset),
+      may_shrink: mapping.mayShrink === true,
     }));
   }
 }

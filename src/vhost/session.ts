@@ -115,6 +115,8 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
   /** A message waits for its outcome. */
   private pending: { id: number; flags: number; row: MessageRow } | null = null;
   private interrupted = false;
+  /** The operator knows that this front end's memory can be taken away under us. */
+  private toldOfShrinking = false;
   private pollTimer: Timer | null = null;
   private closed = false;
   private messages = 0;
@@ -149,7 +151,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
   message(message: IncomingMessage): void {
     this.messages++;
     this.loop.rouse(this);
-    if (log.enabled) log('%s: %s flags %h', this.transport.name, messageName(message.id), message.flags);
+    if (log.enabled) log('%s: %s flags %d', this.transport.name, messageName(message.id), message.flags);
     const fresh = this.interrupted && message.id === Request.GET_FEATURES;
     this.interrupted = false;
     const row = messageRow(message.id);
@@ -300,6 +302,14 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
   /** The memory table has changed: every vring finds its place again, or is broken. */
   memoryChanged(): void {
     const table = this.memory.current;
+    const { unsealed } = this.memory;
+    if (unsealed !== null && !this.toldOfShrinking) {
+      this.toldOfShrinking = true;
+      warn(
+        `${this.transport.name}: ${unsealed} lies in a file that cannot be sealed: whoever can truncate it can kill this process; ` +
+          'use memory-backend-memfd where front ends are not trusted',
+      );
+    }
     for (const vring of this.vrings) {
       const running = vring.running;
       if (running === null) {

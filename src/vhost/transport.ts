@@ -50,6 +50,8 @@ export interface Notifier {
 export interface RegionMapping {
   /** Names the bytes: two regions with equal keys are the same memory, mapped alike. */
   readonly key: string;
+  /** Somebody else can make the file under it shorter, and touching what is missing then would kill this process (SIGBUS). */
+  readonly mayShrink?: boolean;
   /** Memory from `offset` of the region on, at least `bytes` long and within the region. */
   memoryAt(offset: number, bytes: number): Memory;
   /** Unmap; every Memory given out is revoked. */

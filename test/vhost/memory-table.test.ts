@@ -1,7 +1,9 @@
 /** The memory table: what is refused (row 18), and changes under running vrings with requests in flight (row 19). */
+import { join } from 'node:path';
 import { SgList } from '../../src/memory/sg-list.ts';
+import { O } from '../../src/sys/constants.ts';
 import { EventFd } from '../../src/sys/eventfd.ts';
-import { ftruncate } from '../../src/sys/fd.ts';
+import { ftruncate, open } from '../../src/sys/fd.ts';
 import { memfd } from '../../src/sys/mapping.ts';
 import { socketPair } from '../../src/sys/socket.ts';
 import { tableError } from '../../src/vhost/memory-table.ts';
@@ -99,6 +101,26 @@ test(
   withRig((rig) => {
     const { frontEnd } = rig.boot();
     assert.throws(() => ftruncate(frontEnd.guest.regions[0].fd, 0), /EPERM/);
+  }),
+);
+
+test(
+  'a file that cannot be sealed is taken, and the operator can see that its owner may shrink it',
+  withRig((rig) => {
+    const { frontEnd } = rig.boot();
+    const memory = () => rig.session.describe()['memory'] as { may_shrink: boolean; size: number }[];
+    assert.is(rig.session.memory.unsealed, null);
+    const path = join(rig.folder, 'ram');
+    const file = open(path, O.RDWR | O.CREAT);
+    ftruncate(file, PAGE);
+    const region = regionBytes({ gpa: 0x2_0000_0000, size: PAGE, uva: PAGE, offset: 0 });
+    assert.is(frontEnd.tell(ID.ADD_MEM_REG, Buffer.concat([u64(0), region]), [file], true), 0n);
+    assert.equal(
+      memory().map((m) => m.may_shrink),
+      [false, false, false, true],
+    );
+    assert.match(String(rig.session.memory.unsealed), /region gpa 0x200000000 size 0x1000/);
+    file.close();
   }),
 );
 
