@@ -283,6 +283,63 @@ for (const variant of ['A', 'B'] as const) {
   );
 
   test(
+    `${variant}: a device that stops again and again is given up, and said to be`,
+    on((rig) => {
+      rig.open();
+      rig.connect();
+      rig.settle();
+      for (let n = 1; n <= 9; n++) {
+        rig.device.registers(4, 0x2000, 24).write32(0, 4);
+        rig.until(() => rig.port.device.resets === n || rig.port.failed !== null, `recovery ${n}`);
+        rig.settle(5);
+      }
+      assert.is(rig.port.device.resets, 8);
+      assert.match(String(rig.port.describe()['failed']), /stopped 9 times/);
+      rig.allowViolations = true;
+    }),
+  );
+
+  test(
+    `${variant}: only whole messages go to the device, and none when no front end is there: any other would end its QEMU`,
+    on((rig) => {
+      rig.open();
+      const { queues } = rig.port.device;
+      const answer = (size: number, bytes: number) => {
+        const message = new Uint8Array(bytes).fill(1, 0, 1);
+        if (bytes >= 12) new DataView(message.buffer).setUint32(8, size, true);
+        return message;
+      };
+      for (const bad of [
+        answer(0, 0),
+        answer(0, 11),
+        answer(8, 12),
+        answer(0, 20),
+        answer(9, 20),
+        answer(5000, 5012),
+      ]) {
+        assert.throws(() => queues.send(bad), /a message of/);
+      }
+      assert.is(queues.sent, 0);
+      // A session that answers late finds its front end gone: the device must not get the answer.
+      const { frontEnd, driver } = rig.boot();
+      driver.ready(0, INQUIRY, { inLength: 36 });
+      rig.disk.hold = true;
+      driver.submit(0, read10(0, 1), { inLength: BLOCK });
+      rig.until(() => rig.session.outstanding === 1, 'the request to be taken');
+      frontEnd.send(ID.GET_VRING_BASE, u32s(2, 0));
+      rig.settle();
+      const { sent } = queues;
+      frontEnd.disconnect();
+      rig.settle();
+      rig.disk.hold = false;
+      rig.disk.release();
+      rig.until(() => rig.port.sessions.size === 0, 'the session to end');
+      assert.is(queues.sent, sent);
+      assert.equal(rig.device.aborts, []);
+    }),
+  );
+
+  test(
     `${variant}: a message that the session refuses does not leave the front end hanging`,
     on((rig) => {
       rig.open();

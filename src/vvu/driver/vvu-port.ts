@@ -166,6 +166,7 @@ export class VvuPort implements VvuCarrier, LinkEvents, Poller {
   }
 
   kickSource(index: number, wake: () => void): KickSource | string {
+    this.recoveries = 0; // a vring starts: the device has served since it last stopped
     const heard = this.device.listenToKicks(index);
     const kicked = () => wake(); // its own function: the same vring may be started again before this source is closed
     if (heard) this.listening.set(index, kicked);
