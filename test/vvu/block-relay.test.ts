@@ -29,6 +29,7 @@ for (const version of ['7.2', '11.1'] as const) {
       const driver = new BlkDriver(frontEnd);
       assert.is(Number(driver.config()?.readBigUInt64LE(0)), controller.info.numBlocks);
       assert.is(driver.config(60, 100), null, 'beyond the config space');
+      assert.is(driver.openBackendChannel(), 0n);
       for (const [life, features] of [SEABIOS_FEATURES, ALL_FEATURES].entries()) {
         frontEnd.guest.reset();
         frontEnd.makeRings([0, 1], features);
@@ -40,13 +41,42 @@ for (const version of ['7.2', '11.1'] as const) {
         assert.is(Number(guest.config()?.readBigUInt64LE(0)), controller.info.numBlocks, 'while it runs');
         assert.is(guest.setConfig(32, [0]), 0n, 'the cache mode, which is write through');
         assert.is(guest.setConfig(33, [1]), 1n, 'nothing else can be written');
+        assert.equal(driver.backendMessages(), []);
+        controller.info.numBlocks -= 8;
+        controller.capacityChanged();
+        rig.settle();
+        assert.equal(driver.backendMessages(), [[2, 1, 0]], 'CONFIG_CHANGE, version 1, no payload');
+        assert.is(Number(guest.config()?.readBigUInt64LE(0)), controller.info.numBlocks);
         frontEnd.stop();
         frontEnd.resetDevice();
       }
+      driver.closeBackendChannel();
       assert.is(rig.port.accepted, 1);
     }),
   );
 }
+
+test(
+  'the front end closes its end of the back-end channel: news is lost, the disk goes on',
+  onStock((rig) => {
+    const controller = open(rig);
+    const frontEnd = rig.connect({ protocol: BLK_PROTOCOL, queues: 2 });
+    frontEnd.init();
+    const driver = new BlkDriver(frontEnd);
+    driver.openBackendChannel();
+    frontEnd.makeRings([0, 1], ALL_FEATURES);
+    frontEnd.start(ALL_FEATURES);
+    driver.closeBackendChannel();
+    controller.capacityChanged();
+    rig.settle();
+    assert.is(driver.write(1, pattern(1)).status, S.OK);
+    assert.is(driver.openBackendChannel(), 0n);
+    controller.capacityChanged();
+    rig.settle();
+    assert.is(driver.backendMessages().length, 1);
+    driver.closeBackendChannel();
+  }),
+);
 
 test(
   'a fork lets no CONFIG through: the session ends at once, with a sentence for the operator',

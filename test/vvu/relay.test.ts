@@ -347,6 +347,27 @@ test(
 );
 
 test(
+  'a piece of a message from the driver is not passed on to the VM: the stream would be out of step',
+  onStock((rig) => {
+    for (const bytes of [1, 8, 11, 13]) {
+      rig.open();
+      const { frontEnd } = rig.boot();
+      const { faults } = rig.relay.counters;
+      // Past the driver's own check, which would not let it out.
+      const queues = rig.port.device.queues as unknown as { waiting: Uint8Array[]; flush(): void };
+      const piece = new Uint8Array(bytes);
+      piece.set([ID.GET_FEATURES, 0, 0, 0, 5].slice(0, bytes));
+      queues.waiting.push(piece);
+      queues.flush();
+      rig.until(() => frontEnd.hungUp, 'the VM to be told');
+      assert.is(rig.relay.counters.faults, faults + 1, `${bytes} bytes`);
+      frontEnd.disconnect();
+      rig.closePort();
+    }
+  }),
+);
+
+test(
   'kicks wake the driver through the relay, calls wake the VM',
   onStock((rig) => {
     rig.open();

@@ -123,7 +123,7 @@ export class MessageQueues {
    */
   send(message: Uint8Array): void {
     const size =
-      message.length < HEADER_BYTES ? -1 : new DataView(message.buffer, message.byteOffset).getUint32(8, true);
+      message.length < HEADER_BYTES ? Number.NaN : new DataView(message.buffer, message.byteOffset).getUint32(8, true);
     if (message.length !== HEADER_BYTES + size || message.length > BUFFER_BYTES) {
       throw new Error(`a message of ${message.length} bytes whose header says ${size}`);
     }

@@ -143,7 +143,7 @@ export class Relay {
 
   private fromDriver(message: Uint8Array): void {
     const v = new DataView(message.buffer, message.byteOffset, message.byteLength);
-    const size = message.length < HEADER_BYTES ? -1 : v.getUint32(8, true);
+    const size = message.length < HEADER_BYTES ? Number.NaN : v.getUint32(8, true);
     if (message.length !== HEADER_BYTES + size || (v.getUint32(4, true) & FLAG_VERSION_MASK) !== 1) {
       this.fault(`a message of ${message.length} bytes that is none`);
       return;
