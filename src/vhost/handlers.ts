@@ -217,6 +217,10 @@ export const HANDLERS: Readonly<Record<RequestName, Handler>> = {
   },
 
   SET_BACKEND_REQ_FD(s, m) {
+    if (!s.transport.carriesFds) {
+      s.setBackendWay();
+      return null;
+    }
     const fd = takeFd(m);
     if (fd === undefined) return 'no descriptor, and there is no other way to the front end';
     s.setBackendChannel(fd);

@@ -18,6 +18,8 @@ import type { InflightRegion } from './inflight.ts';
 import { MAX_MEM_SLOTS, POLL_ONLY_MS } from './limits.ts';
 import { MemoryTables } from './memory-table.ts';
 import {
+  BackendRequest,
+  backendMessage,
   FLAG_NEED_REPLY,
   fdCountError,
   type MessageRow,
@@ -105,7 +107,7 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
   /** The last thing that went wrong, for the operator. */
   lastError: string | null = null;
 
-  private backend: BackendChannel | null = null;
+  private backend: Pick<BackendChannel, 'configChanged' | 'close'> | null = null;
   /** The config space has changed while no vring ran. */
   private configStale = false;
   private readonly coalescing: CoalescingSettings;
@@ -240,6 +242,14 @@ export class Session implements TransportHandler, RunningRingOwner, Poller {
       this.lastError = `messages to the front end: ${reason}`;
       warn(`${this.transport.name}: ${this.lastError}`);
     });
+    if (this.configStale) this.configChanged();
+  }
+
+  /** The same where the transport itself brings such messages. */
+  setBackendWay(): void {
+    const { transport } = this;
+    const configChanged = () => transport.sendBackend?.(backendMessage(BackendRequest.CONFIG_CHANGE));
+    this.backend = { configChanged, close: () => {} };
     if (this.configStale) this.configChanged();
   }
 

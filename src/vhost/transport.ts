@@ -91,6 +91,11 @@ export interface Transport {
    */
   mapInflight?(description: InflightDescription): RegionMapping | string;
   /**
+   * Bring a message of the back end's own to the front end, which has sent SET_BACKEND_REQ_FD. Only of transports that carry
+   * no descriptors and offer BACKEND_REQ. It is lost when the front end has gone.
+   */
+  sendBackend?(message: Uint8Array): void;
+  /**
    * Vring `index` was started by SET_VRING_KICK.
    * @param fd what came with it (now the transport's, also on failure), if any
    * @param wake to call when the front end kicks, before the next pass

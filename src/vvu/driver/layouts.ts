@@ -57,8 +57,9 @@ const FORK = {
 
 const RELAYED = [
   ProtocolFeature.REPLY_ACK,
-  // For block devices. BACKEND_REQ stays out: its messages go the other way, through a descriptor.
+  // For block devices: their config space, and the news that it has changed.
   ProtocolFeature.CONFIG,
+  ProtocolFeature.BACKEND_REQ,
   ProtocolFeature.INFLIGHT_SHMFD,
   ProtocolFeature.RESET_DEVICE,
   ProtocolFeature.STATUS,

@@ -63,6 +63,10 @@ export class VvuTransport implements Transport {
     if (this.open_) this.carrier.send(this, message);
   }
 
+  sendBackend(message: Uint8Array): void {
+    this.reply(message);
+  }
+
   mapRegions(regions: readonly MemoryRegion[], _fds: readonly Fd[], whole: boolean): RegionMapping[] | string {
     return whole ? this.carrier.mapRegions(regions) : 'single regions can not be added through a vvu device';
   }

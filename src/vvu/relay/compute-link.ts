@@ -1,8 +1,10 @@
 import type { EventLoop, Watch } from '../../sys/event-loop.ts';
 import { EventFd } from '../../sys/eventfd.ts';
 import { closeAll, type Fd } from '../../sys/fd.ts';
+import { BackendChannel } from '../../vhost/backend-channel.ts';
 import { createInflight } from '../../vhost/inflight.ts';
 import {
+  BackendRequest,
   FLAG_NEED_REPLY,
   FLAG_REPLY,
   FLAG_VERSION,
@@ -54,6 +56,8 @@ export class ComputeLink implements TransportHandler {
   /** Ids of the questions that the driver has not answered. */
   private readonly open_: number[] = [];
   private replyAck = false;
+  /** What SET_BACKEND_REQ_FD brought: the driver's news go there. */
+  private backend: BackendChannel | null = null;
   private opened = false;
   private closed = false;
   private held = 0;
@@ -116,6 +120,7 @@ export class ComputeLink implements TransportHandler {
     if (message.id === Request.GET_INFLIGHT_FD) return this.giveInflight(message);
     const error = row.vring === 'fd' ? this.takeVringFd(message) : null;
     if (error !== null) return error;
+    if (message.id === Request.SET_BACKEND_REQ_FD && !this.setBackend(takeFd(message))) return 'no descriptor';
     if (message.id === Request.SET_PROTOCOL_FEATURES) {
       const accepted = parseU64(message.payload) & RELAYED_FEATURES;
       this.replyAck = (accepted & REPLY_ACK) !== 0n;
@@ -146,6 +151,16 @@ export class ComputeLink implements TransportHandler {
       return (error as Error).message;
     }
     return null;
+  }
+
+  private setBackend(fd: Fd | undefined): boolean {
+    if (fd === undefined) return false;
+    this.backend?.close();
+    const channel: BackendChannel = new BackendChannel(this.loop, fd, () => {
+      if (this.backend === channel) this.backend = null; // it listens no more: its news are lost
+    });
+    this.backend = channel;
+    return true;
   }
 
   private setKick(vring: number, fd: Fd | undefined): void {
@@ -234,7 +249,12 @@ export class ComputeLink implements TransportHandler {
   answer(message: Uint8Array): string | null {
     const v = new DataView(message.buffer, message.byteOffset, message.byteLength);
     const id = v.getUint32(0, true);
-    if (v.getUint32(4, true) !== (FLAG_VERSION | FLAG_REPLY)) return `${messageName(id)}: no answer by its flags`;
+    const flags = v.getUint32(4, true);
+    if (flags === FLAG_VERSION && id === BackendRequest.CONFIG_CHANGE && message.length === HEADER_BYTES) {
+      this.backend?.configChanged();
+      return null;
+    }
+    if (flags !== (FLAG_VERSION | FLAG_REPLY)) return `${messageName(id)}: no answer by its flags`;
     if (this.open_[0] !== id) return `${messageName(id)}: an answer, and nobody asked`;
     this.open_.shift();
     const copy = message.slice();
@@ -264,6 +284,8 @@ export class ComputeLink implements TransportHandler {
     for (const vring of [...this.kicks.keys()]) this.dropKick(vring);
     for (const call of this.calls.values()) call.close();
     this.calls.clear();
+    this.backend?.close();
+    this.backend = null;
     this.events.ended(reason);
   }
 }

@@ -29,6 +29,7 @@ export const RELAYED: ReadonlyMap<number, RelayedRow> = new Map([
   [R.SET_PROTOCOL_FEATURES, row(false)],
   [R.GET_QUEUE_NUM, row(true)],
   [R.SET_VRING_ENABLE, row(false, 'state')],
+  [R.SET_BACKEND_REQ_FD, row(false)],
   [R.GET_CONFIG, row(true)],
   [R.SET_CONFIG, row(false)],
   [R.GET_INFLIGHT_FD, row(true)],
@@ -38,11 +39,12 @@ export const RELAYED: ReadonlyMap<number, RelayedRow> = new Map([
   [R.GET_STATUS, row(true)],
 ]);
 
-/** Protocol features that work through a relay: those whose messages bring no descriptor, or one of a file for the window. */
+/** Protocol features that work through a relay: those whose messages bring no descriptor, or one that the relay has a use for. */
 export const RELAYED_FEATURES = [
   ProtocolFeature.MQ,
   ProtocolFeature.REPLY_ACK,
   ProtocolFeature.CONFIG,
+  ProtocolFeature.BACKEND_REQ,
   ProtocolFeature.INFLIGHT_SHMFD,
   ProtocolFeature.RESET_DEVICE,
   ProtocolFeature.STATUS,
