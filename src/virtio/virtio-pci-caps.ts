@@ -21,8 +21,8 @@ export interface VirtioPciCapability {
   /** Bytes in the BAR. */
   readonly offset: number;
   readonly length: number;
-  /** NOTIFY: bytes from one queue's register to the next. */
-  readonly notifyMultiplier: number;
+  /** Of types that have one (§4.1.4.4): bytes from one register to the next; else 0. */
+  readonly multiplier: number;
 }
 
 /** Reading configuration space, as far as this needs it. */
@@ -32,14 +32,18 @@ export interface ConfigReader {
 }
 
 const PLAIN_BYTES = 16;
-const NOTIFY_BYTES = 20;
+const MULTIPLIED_BYTES = 20;
 const WIDE_BYTES = 24;
 const PCI_VENDOR_CAPABILITY = 0x09;
 
-/** @param list the function's capability list, in the device's order: of several of one type the first counts (§4.1.4) */
+/**
+ * @param list the function's capability list, in the device's order: of several of one type the first counts (§4.1.4)
+ * @param multiplied the types that have a multiplier
+ */
 export function virtioPciCapabilities(
   config: ConfigReader,
   list: readonly { readonly id: number; readonly offset: number }[],
+  multiplied: readonly number[] = [VirtioPciCap.NOTIFY],
 ): VirtioPciCapability[] {
   const found: VirtioPciCapability[] = [];
   for (const { id, offset: at } of list) {
@@ -56,7 +60,7 @@ export function virtioPciCapabilities(
       id: config.read(at + 5, 1),
       offset: config.read(at + 8, 4) + (wide ? config.read(at + 16, 4) * 2 ** 32 : 0),
       length: config.read(at + 12, 4) + (wide ? config.read(at + 20, 4) * 2 ** 32 : 0),
-      notifyMultiplier: type === VirtioPciCap.NOTIFY && length >= NOTIFY_BYTES ? config.read(at + 16, 4) : 0,
+      multiplier: multiplied.includes(type) && length >= MULTIPLIED_BYTES ? config.read(at + 16, 4) : 0,
     });
   }
   return found;

@@ -1,8 +1,16 @@
 import type { Memory } from '../memory/memory.ts';
-import { defineStruct } from '../memory/struct-table.ts';
-import { featureNames, featuresOfWords, featureWords, hasFeature, VirtioFeature } from './features.ts';
+import { featureMask, featureNames, hasFeature, VirtioFeature } from './features.ts';
 import { MemoryRegisters, type Registers } from './registers.ts';
 import { type ConfigReader, VirtioPciCap, type VirtioPciCapability, virtioPciCapabilities } from './virtio-pci-caps.ts';
+import {
+  CommonConfig,
+  type QueueAddresses,
+  VIRTIO_MSI_NO_VECTOR,
+  VIRTIO_PCI_COMMON_CFG,
+  VirtioStatus,
+} from './virtio-pci-common.ts';
+
+export { type QueueAddresses, VIRTIO_MSI_NO_VECTOR, VirtioStatus };
 
 /**
  * A modern virtio device behind PCI registers (virtio 1.2 §4.1): reset, features, queues, configuration, notifications. Legacy devices, and
@@ -24,51 +32,12 @@ export interface VirtioPciFunction {
   map(bar: number, offset: number, bytes: number): Memory;
 }
 
-export const VIRTIO_PCI_COMMON_CFG = defineStruct('virtio_pci_common_cfg', 'virtio 1.2 §4.1.4.3', 56, {
-  device_feature_select: [0, 'u32'],
-  device_feature: [4, 'u32'],
-  driver_feature_select: [8, 'u32'],
-  driver_feature: [12, 'u32'],
-  config_msix_vector: [16, 'u16'],
-  num_queues: [18, 'u16'],
-  device_status: [20, 'u8'],
-  config_generation: [21, 'u8'],
-  queue_select: [22, 'u16'],
-  queue_size: [24, 'u16'],
-  queue_msix_vector: [26, 'u16'],
-  queue_enable: [28, 'u16'],
-  queue_notify_off: [30, 'u16'],
-  queue_desc: [32, 'u64'],
-  queue_driver: [40, 'u64'],
-  queue_device: [48, 'u64'],
-});
-
-const AT = VIRTIO_PCI_COMMON_CFG.fields;
-
-/** Device status (§2.1). */
-export const VirtioStatus = {
-  ACKNOWLEDGE: 1,
-  DRIVER: 2,
-  DRIVER_OK: 4,
-  FEATURES_OK: 8,
-  NEEDS_RESET: 0x40,
-  FAILED: 0x80,
-} as const;
-
 /** All bits: a status that no device has, but the place of one that has gone. */
 const GONE = 0xff;
-export const VIRTIO_MSI_NO_VECTOR = 0xffff;
 /** First modern device id. */
 const MODERN_ID = 0x1040;
 /** Tries to read a configuration that does not change meanwhile. */
 const MAX_GENERATIONS = 16;
-
-/** I/O addresses of a queue's parts. */
-export interface QueueAddresses {
-  readonly desc: number;
-  readonly driver: number;
-  readonly device: number;
-}
 
 /** Where a queue is notified: a 16-bit store of `value` at byte `offset` of the notify window. */
 export interface NotifyPlace {
@@ -86,7 +55,7 @@ export class VirtioPci {
   readonly type: number;
   /** The window with all notify registers; reactors map it too. */
   readonly notify: { readonly bar: number; readonly offset: number; readonly bytes: number };
-  private readonly common: Registers;
+  private readonly common: CommonConfig;
   private readonly device: Registers;
   private readonly deviceBytes: number;
   private readonly multiplier: number;
@@ -105,7 +74,7 @@ export class VirtioPci {
     );
     const notify = this.need(caps, VirtioPciCap.NOTIFY, 'notification', 2, fn.deviceId);
     const device = caps.find((c) => c.type === VirtioPciCap.DEVICE);
-    this.common = new MemoryRegisters(fn.map(common.bar, common.offset, VIRTIO_PCI_COMMON_CFG.size));
+    this.common = new CommonConfig(new MemoryRegisters(fn.map(common.bar, common.offset, VIRTIO_PCI_COMMON_CFG.size)));
     this.deviceBytes = device === undefined ? 0 : Math.min(device.length, 4096);
     this.device = new MemoryRegisters(
       device === undefined || this.deviceBytes === 0
@@ -113,7 +82,7 @@ export class VirtioPci {
         : fn.map(device.bar, device.offset, this.deviceBytes),
     );
     this.notify = { bar: notify.bar, offset: notify.offset, bytes: notify.length };
-    this.multiplier = notify.notifyMultiplier;
+    this.multiplier = notify.multiplier;
     if (this.multiplier % 2 !== 0)
       throw new Error(`${this.name}: notify multiplier ${this.multiplier} is odd (virtio 1.2 §4.1.4.4)`);
   }
@@ -143,7 +112,7 @@ export class VirtioPci {
   // Status
 
   get status(): number {
-    return this.common.read8(AT.device_status[0]);
+    return this.common.status;
   }
 
   get gone(): boolean {
@@ -157,7 +126,7 @@ export class VirtioPci {
 
   /** Begin a reset; the device has done it when {@link isReset}. */
   reset(): void {
-    this.common.write8(AT.device_status[0], 0);
+    this.common.status = 0;
   }
 
   get isReset(): boolean {
@@ -165,7 +134,7 @@ export class VirtioPci {
   }
 
   private addStatus(bits: number): void {
-    this.common.write8(AT.device_status[0], this.status | bits);
+    this.common.status = this.status | bits;
   }
 
   /** We know what it is and can drive it. After a reset. */
@@ -186,11 +155,7 @@ export class VirtioPci {
   // Features
 
   offered(): bigint {
-    const word = (select: number) => {
-      this.common.write32(AT.device_feature_select[0], select);
-      return this.common.read32(AT.device_feature[0]);
-    };
-    return featuresOfWords(word(0), word(1));
+    return this.common.deviceFeatures();
   }
 
   /**
@@ -204,13 +169,8 @@ export class VirtioPci {
         `${this.name}: the device does not offer VERSION_1: its legacy interface is not driven (in QEMU: disable-legacy=on)`,
       );
     }
-    const must = (1n << BigInt(VirtioFeature.VERSION_1)) | (1n << BigInt(VirtioFeature.ACCESS_PLATFORM));
-    const accepted = offered & (wanted | must);
-    const { lo, hi } = featureWords(accepted);
-    for (const [select, word] of [lo, hi].entries()) {
-      this.common.write32(AT.driver_feature_select[0], select);
-      this.common.write32(AT.driver_feature[0], word);
-    }
+    const accepted = offered & (wanted | featureMask(VirtioFeature.VERSION_1, VirtioFeature.ACCESS_PLATFORM));
+    this.common.acceptFeatures(accepted);
     this.addStatus(VirtioStatus.FEATURES_OK);
     if ((this.status & VirtioStatus.FEATURES_OK) === 0) {
       throw new Error(`${this.name}: the device does not accept the features ${featureNames(accepted).join(', ')}`);
@@ -221,19 +181,17 @@ export class VirtioPci {
   // Queues
 
   get queues(): number {
-    return this.common.read16(AT.num_queues[0]);
+    return this.common.queues;
   }
 
   /** Largest size of the queue; 0 when it is not there. */
   queueSize(index: number): number {
-    this.common.write16(AT.queue_select[0], index);
-    return this.common.read16(AT.queue_size[0]);
+    return this.common.queueSize(index);
   }
 
   /** @returns whether the device took the vector for configuration changes */
   setConfigVector(vector: number): boolean {
-    this.common.write16(AT.config_msix_vector[0], vector);
-    return this.common.read16(AT.config_msix_vector[0]) === vector;
+    return this.common.setConfigVector(vector);
   }
 
   /**
@@ -242,28 +200,16 @@ export class VirtioPci {
    * @throws Error when the device refuses the vector, or names a notify register outside its window
    */
   enableQueue(index: number, size: number, at: QueueAddresses, vector = VIRTIO_MSI_NO_VECTOR): NotifyPlace {
-    const r = this.common;
-    r.write16(AT.queue_select[0], index);
-    r.write16(AT.queue_size[0], size);
-    r.write16(AT.queue_msix_vector[0], vector);
-    if (r.read16(AT.queue_msix_vector[0]) !== vector)
-      throw new Error(`${this.name}: queue ${index} refuses interrupt vector ${vector}`);
-    this.write64(AT.queue_desc[0], at.desc);
-    this.write64(AT.queue_driver[0], at.driver);
-    this.write64(AT.queue_device[0], at.device);
-    const offset = r.read16(AT.queue_notify_off[0]) * this.multiplier;
+    const notify = this.common.setUpQueue(index, size, at, vector);
+    if (notify < 0) throw new Error(`${this.name}: queue ${index} refuses interrupt vector ${vector}`);
+    const offset = notify * this.multiplier;
     if (offset + 2 > this.notify.bytes) {
       throw new Error(
         `${this.name}: queue ${index} is notified at offset ${offset}, the window has ${this.notify.bytes} bytes`,
       );
     }
-    r.write16(AT.queue_enable[0], 1);
+    this.common.enableQueue();
     return { offset, value: index };
-  }
-
-  private write64(at: number, value: number): void {
-    this.common.write32(at, value % 0x1_0000_0000);
-    this.common.write32(at + 4, Math.floor(value / 0x1_0000_0000));
   }
 
   // Configuration
@@ -278,7 +224,7 @@ export class VirtioPci {
     }
     const copy = new Uint8Array(bytes);
     for (let attempt = 0; attempt < MAX_GENERATIONS; attempt++) {
-      const before = this.common.read8(AT.config_generation[0]);
+      const before = this.common.generation;
       for (let i = 0; i < bytes; ) {
         // Fields are read in their own width; dwords where they fit.
         if ((offset + i) % 4 === 0 && i + 4 <= bytes) {
@@ -287,7 +233,7 @@ export class VirtioPci {
           i += 4;
         } else copy[i] = this.device.read8(offset + i++);
       }
-      if (this.common.read8(AT.config_generation[0]) === before) return copy;
+      if (this.common.generation === before) return copy;
     }
     throw new Error(`${this.name}: its configuration changes without end`);
   }

@@ -64,7 +64,7 @@ function device(rows: readonly Row[] = QEMU, deviceId = 0x1048) {
 test('the capabilities of QEMU', () => {
   const { config, capabilities } = space(QEMU);
   assert.equal(
-    virtioPciCapabilities(config, capabilities).map((c) => [c.type, c.bar, c.offset, c.length, c.notifyMultiplier]),
+    virtioPciCapabilities(config, capabilities).map((c) => [c.type, c.bar, c.offset, c.length, c.multiplier]),
     [
       [1, 4, 0, 0x1000, 0],
       [3, 4, 0x1000, 0x1000, 0],

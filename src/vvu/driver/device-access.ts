@@ -1,21 +1,14 @@
 import type { Memory } from '../../memory/memory.ts';
 import type { Capability, ConfigAccess } from '../../pci/config-space.ts';
 import type { DmaAllocator } from '../../pci/dma.ts';
+import type { Registers } from '../../virtio/registers.ts';
+
+export type { Registers };
 
 /**
  * What the vvu driver needs of its PCI function. pci-device.ts makes it of a real one; tests give a device in this process,
  * whose registers act when they are written.
  */
-
-/** Registers of a BAR. Offsets are bytes, aligned to the width; every call is one access of exactly that width. */
-export interface Registers {
-  read8(at: number): number;
-  read16(at: number): number;
-  read32(at: number): number;
-  write8(at: number, value: number): void;
-  write16(at: number, value: number): void;
-  write32(at: number, value: number): void;
-}
 
 /** A mapped part of a BAR that is memory. */
 export interface MemoryPart {

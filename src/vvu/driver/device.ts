@@ -3,7 +3,13 @@ import type { DmaBuffer } from '../../pci/dma.ts';
 import { logger } from '../../sys/log.ts';
 import type { Notifier } from '../../vhost/transport.ts';
 import { featureMask, hasFeature, VirtioFeature } from '../../virtio/features.ts';
-import { CommonConfig, NO_VECTOR, VirtioStatus } from './common-config.ts';
+import {
+  CommonConfig,
+  type QueueAddresses,
+  VIRTIO_MSI_NO_VECTOR,
+  VIRTIO_PCI_COMMON_CFG,
+  VirtioStatus,
+} from '../../virtio/virtio-pci-common.ts';
 import type { DeviceAccess, Registers } from './device-access.ts';
 import { FIXED_BAR, type LayoutName, type LayoutRow, recognise } from './layouts.ts';
 import { idleQueuePlace, MessageQueues, ringSize } from './message-queues.ts';
@@ -88,7 +94,9 @@ export class VvuDevice {
     const layout = recognise({ deviceId, caps, barSize: (bar) => access.barSize(bar) }, options.layout);
     if (typeof layout === 'string') throw new Error(`${access.bdf}: ${layout}`);
     this.layout = layout;
-    this.common = new CommonConfig(this.registersOf(capOf(caps, CapType.COMMON) as VirtioCap, 56));
+    this.common = new CommonConfig(
+      this.registersOf(capOf(caps, CapType.COMMON) as VirtioCap, VIRTIO_PCI_COMMON_CFG.size),
+    );
     const deviceCap = capOf(caps, CapType.DEVICE);
     if (deviceCap === undefined && layout.link !== 'relay') throw new Error(`${access.bdf}: no device configuration`);
     this.device = layout.link === 'relay' ? null : this.registersOf(deviceCap as VirtioCap, 24);
@@ -223,26 +231,22 @@ export class VvuDevice {
     });
     this.queues = new MessageQueues(access.dma, sizes[0], sizes[1], (queue) => this.notify(queue));
     const places = [this.queues.rxPlace, this.queues.txPlace];
-    const vector = vectors.messages >= 0 ? vectors.messages : NO_VECTOR;
+    const vector = vectors.messages >= 0 ? vectors.messages : VIRTIO_MSI_NO_VECTOR;
     for (const [queue, place] of places.entries()) this.enable(queue, sizes[queue], place, vector);
     if (this.layout.doorbells !== 'queues') return;
     this.idlePage = access.dma.allocate(PAGE, true);
     const idle = idleQueuePlace(this.idlePage.memory, IDLE_SIZE);
-    const kicks = vectors.kicks >= 0 ? vectors.kicks : NO_VECTOR;
+    const kicks = vectors.kicks >= 0 ? vectors.kicks : VIRTIO_MSI_NO_VECTOR;
     for (let i = 0; i < this.maxVrings; i++) this.enable(MESSAGE_QUEUES + i, IDLE_SIZE, idle, kicks);
   }
 
-  private enable(
-    queue: number,
-    size: number,
-    place: { desc: number; driver: number; device: number },
-    vector: number,
-  ): void {
-    const notify = this.common.enableQueue(queue, size, place, vector);
+  private enable(queue: number, size: number, at: QueueAddresses, vector: number): void {
+    const notify = this.common.setUpQueue(queue, size, at, vector);
     if (notify < 0) throw new Error(`${this.access.bdf}: the device refused vector ${vector} for queue ${queue}`);
     if (notify * this.notifyCap.multiplier + 2 > this.notifyCap.length) {
       throw new Error(`${this.access.bdf}: queue ${queue} would be notified beyond the notification registers`);
     }
+    this.common.enableQueue();
     this.notifyOff[queue] = notify;
   }
 

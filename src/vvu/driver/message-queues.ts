@@ -5,7 +5,7 @@ import { HEADER_BYTES } from '../../vhost/messages.ts';
 import { DriverRing } from '../../virtio/driver-ring.ts';
 import { IoList } from '../../virtio/io-list.ts';
 import { availBytes, descBytes, usedBytes } from '../../virtio/layout.ts';
-import type { QueuePlace } from './common-config.ts';
+import type { QueueAddresses } from '../../virtio/virtio-pci-common.ts';
 
 /**
  * The vvu device's two virtqueues: rxq brings vhost-user messages, one in a buffer, and txq takes ours. The rules: a message is
@@ -27,7 +27,7 @@ export const MAX_RING = 128;
 class QueuePage {
   readonly buffer: DmaBuffer;
   readonly ring: DriverRing;
-  readonly place: QueuePlace;
+  readonly place: QueueAddresses;
 
   constructor(dma: DmaAllocator, size: number) {
     this.buffer = dma.allocate(4096, true);
@@ -50,8 +50,8 @@ export function ringSize(most: number): number {
 }
 
 export class MessageQueues {
-  readonly rxPlace: QueuePlace;
-  readonly txPlace: QueuePlace;
+  readonly rxPlace: QueueAddresses;
+  readonly txPlace: QueueAddresses;
   /** Messages received and sent. */
   received = 0;
   sent = 0;
@@ -201,7 +201,7 @@ export class MessageQueues {
 }
 
 /** A page for queues that carry notifications only: devices want their addresses, nobody reads them. */
-export function idleQueuePlace(memory: Memory, size: number): QueuePlace {
+export function idleQueuePlace(memory: Memory, size: number): QueueAddresses {
   const address = ioAddressOf(memory, 0);
   const avail = descBytes(size);
   return {

@@ -1,32 +1,13 @@
-import type { Memory } from '../../memory/memory.ts';
 import type { AccessMode, PciAccess } from '../../pci/access.ts';
 import type { ControlLoop } from '../../pci/control-loop.ts';
 import { PciHost } from '../../pci/host.ts';
-import type { DeviceAccess, MemoryPart, Registers } from './device-access.ts';
+import { MemoryRegisters, type Registers } from '../../virtio/registers.ts';
+import type { DeviceAccess, MemoryPart } from './device-access.ts';
 
 /**
  * A real PCI function for the vvu driver. It belongs to the reactor that runs the controller, with DMA memory of its own: the vvu
  * device reaches memory by physical addresses whatever the machine's IOMMU does for others.
  */
-
-/** Typed arrays: an element store is one access of that width. */
-function memoryRegisters(memory: Memory): Registers {
-  const { u8, u16, u32 } = memory;
-  return {
-    read8: (at) => u8[at],
-    read16: (at) => u16[at >> 1],
-    read32: (at) => u32[at >> 2],
-    write8: (at, value) => {
-      u8[at] = value;
-    },
-    write16: (at, value) => {
-      u16[at >> 1] = value;
-    },
-    write32: (at, value) => {
-      u32[at >> 2] = value;
-    },
-  };
-}
 
 class PciDevice implements DeviceAccess {
   private readonly host: PciHost;
@@ -66,7 +47,7 @@ class PciDevice implements DeviceAccess {
   }
 
   registers(bar: number, offset: number, bytes: number): Registers {
-    return memoryRegisters(this.pci.bar(bar).map(offset, bytes).memoryAt(0, bytes));
+    return new MemoryRegisters(this.pci.bar(bar).map(offset, bytes).memoryAt(0, bytes));
   }
 
   memory(bar: number, offset: number, bytes: number): MemoryPart {

@@ -1,10 +1,10 @@
-import { defineStruct } from '../../memory/struct-table.ts';
-import { featuresOfWords, featureWords } from '../../virtio/features.ts';
-import type { Registers } from './device-access.ts';
+import { defineStruct } from '../memory/struct-table.ts';
+import { featuresOfWords, featureWords } from './features.ts';
+import type { Registers } from './registers.ts';
 
 /** The common configuration of a modern virtio PCI function (virtio 1.2 §4.1.4.3), register by register. */
 
-export const COMMON_CFG = defineStruct('virtio_pci_common_cfg', 'virtio 1.2 §4.1.4.3', 56, {
+export const VIRTIO_PCI_COMMON_CFG = defineStruct('virtio_pci_common_cfg', 'virtio 1.2 §4.1.4.3', 56, {
   device_feature_select: [0, 'u32'],
   device_feature: [4, 'u32'],
   driver_feature_select: [8, 'u32'],
@@ -23,7 +23,7 @@ export const COMMON_CFG = defineStruct('virtio_pci_common_cfg', 'virtio 1.2 §4.
   queue_device: [48, 'u64'],
 });
 
-const AT = COMMON_CFG.fields;
+const AT = VIRTIO_PCI_COMMON_CFG.fields;
 
 /** Device status (virtio 1.2 §2.1). */
 export const VirtioStatus = {
@@ -36,10 +36,10 @@ export const VirtioStatus = {
 } as const;
 
 /** No vector; reading it back means that the device refused one. */
-export const NO_VECTOR = 0xffff;
+export const VIRTIO_MSI_NO_VECTOR = 0xffff;
 
-/** Physical addresses of a queue's parts. */
-export interface QueuePlace {
+/** I/O addresses of a queue's parts. */
+export interface QueueAddresses {
   readonly desc: number;
   readonly driver: number;
   readonly device: number;
@@ -96,19 +96,22 @@ export class CommonConfig {
     return this.registers.read16(AT.queue_size[0]);
   }
 
-  /** Set queue `index` up and enable it. @returns its queue_notify_off, or -1 when the vector was refused */
-  enableQueue(index: number, size: number, place: QueuePlace, vector: number): number {
+  /** Set queue `index` up, but for enabling it. @returns its queue_notify_off, or -1 when the vector was refused */
+  setUpQueue(index: number, size: number, at: QueueAddresses, vector: number): number {
     const r = this.registers;
     r.write16(AT.queue_select[0], index);
     r.write16(AT.queue_size[0], size);
     r.write16(AT.queue_msix_vector[0], vector);
-    if (vector !== NO_VECTOR && r.read16(AT.queue_msix_vector[0]) !== vector) return -1;
-    this.write64(AT.queue_desc[0], place.desc);
-    this.write64(AT.queue_driver[0], place.driver);
-    this.write64(AT.queue_device[0], place.device);
-    const notify = r.read16(AT.queue_notify_off[0]);
-    r.write16(AT.queue_enable[0], 1);
-    return notify;
+    if (vector !== VIRTIO_MSI_NO_VECTOR && r.read16(AT.queue_msix_vector[0]) !== vector) return -1;
+    this.write64(AT.queue_desc[0], at.desc);
+    this.write64(AT.queue_driver[0], at.driver);
+    this.write64(AT.queue_device[0], at.device);
+    return r.read16(AT.queue_notify_off[0]);
+  }
+
+  /** Enable the queue that was set up last. */
+  enableQueue(): void {
+    this.registers.write16(AT.queue_enable[0], 1);
   }
 
   private write64(at: number, value: number): void {
