@@ -9,6 +9,7 @@ import { assert, suite } from '../support/suite.ts';
 
 const test = suite('block disk through a vvu device');
 const MIB = 64;
+let size = MIB;
 let relay: RelayProcess;
 let appliance: Machine;
 let target: ApplianceTarget;
@@ -28,14 +29,14 @@ test.after(async () => {
 });
 
 for (const kind of ['system', '11'] satisfies QemuKind[]) {
-  test(`compute QEMU ${kind}: Linux reads the config space, writes and reads`, async () => {
+  test(`compute QEMU ${kind}: Linux reads the config space, writes and reads, and sees the disk grow`, async () => {
     const vm = await startCompute({ qemu: kind, blk: [{ socket: relay.compute }] });
     try {
       await vm.booted();
       await vm.run('modprobe virtio_blk');
       await vm.until('test -b /dev/vda');
       const sys = (name: string) => vm.run(`cat /sys/block/vda/${name}`).then((text) => text.trim());
-      assert.is(Number(await sys('size')), MIB * 2048);
+      assert.is(Number(await sys('size')), size * 2048);
       assert.is(await sys('serial'), 'Block0');
       assert.is(await sys('queue/logical_block_size'), '512');
       assert.is(await sys('queue/write_cache'), 'write through', 'memory has no cache');
@@ -44,6 +45,10 @@ for (const kind of ['system', '11'] satisfies QemuKind[]) {
           '--verify=crc32c --do_verify=1 --verify_fatal=1 --thread --output-format=terse',
         300,
       );
+      size += 32;
+      await target.rpc('bdev_malloc_resize', 'Block0', String(size));
+      await vm.until(`test $(cat /sys/block/vda/size) -eq ${size * 2048}`);
+      await vm.run(`dd if=/dev/zero of=/dev/vda bs=1M count=1 oflag=direct seek=${size - 1} 2>&1`);
       await vm.powerOff();
     } finally {
       await vm.close();
