@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import { ACCESS_MODES, type AccessMode, type PciAccess } from '../pci/access.ts';
 import { parseBdf } from '../pci/bdf.ts';
 import type { ControlLoop } from '../pci/control-loop.ts';
@@ -10,6 +11,7 @@ import { type AdapterOptions, VirtioScsiAdapter } from './virtio-scsi/adapter.ts
 import { PciScsiTransport } from './virtio-scsi/pci-transport.ts';
 import type { ScanResult } from './virtio-scsi/scan.ts';
 import type { ScsiTransport } from './virtio-scsi/transport.ts';
+import { UserScsiTransport } from './virtio-scsi/user-transport.ts';
 import { VirtioScsiBdev } from './virtio-scsi-bdev.ts';
 
 /** virtio-scsi adapters by name, on the main thread: attach, detach, and what becomes of their disks meanwhile. */
@@ -61,7 +63,7 @@ export class VirtioDisks {
     this.host = host;
     this.loop = loop;
     this.changes = changes;
-    this.open = open ?? ((options) => this.openPci(options));
+    this.open = open ?? ((options) => this.openHere(options));
   }
 
   /**
@@ -74,7 +76,7 @@ export class VirtioDisks {
     const params = {
       name,
       trtype: options.trtype,
-      traddr: options.traddr,
+      traddr: options.trtype === 'user' ? resolve(options.traddr) : options.traddr,
       dev_type: 'scsi',
       ...(options.vqCount === undefined ? {} : { vq_count: options.vqCount }),
       ...(options.vqSize === undefined ? {} : { vq_size: options.vqSize }),
@@ -96,8 +98,10 @@ export class VirtioDisks {
     return this.reserving(name, () => this.bringUp(name, transport, options, { name }, () => {}));
   }
 
-  private openPci(options: AttachVirtio): OpenedVirtio {
-    if (options.trtype !== 'pci') throw new BdevError('EINVAL', `trtype "${options.trtype}": expected pci`, 'trtype');
+  private openHere(options: AttachVirtio): OpenedVirtio {
+    if (options.trtype === 'user') {
+      return { transport: new UserScsiTransport(resolve(options.traddr), this.loop), release: () => {} };
+    }
     const bdf = parseBdf(options.traddr);
     if (bdf === undefined) {
       throw new BdevError('EINVAL', `traddr "${options.traddr}" is no PCI address: expected 0000:00:05.0`, 'traddr');

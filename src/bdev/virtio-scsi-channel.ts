@@ -60,6 +60,7 @@ export class VirtioScsiChannel extends CommandChannel implements QueueClient {
   readonly queue: ScsiRequestQueue;
   private readonly unit: UnitShare;
   private readonly state: UnitState;
+  private readonly bounceOnly: boolean;
   /** Slot of a READ CAPACITY of our own, -1 when none is out; its bounce buffer. */
   private looking = -1;
   private lookBuffer = -1;
@@ -80,6 +81,7 @@ export class VirtioScsiChannel extends CommandChannel implements QueueClient {
     this.queue = queue;
     this.unit = data.unit;
     this.state = new UnitState(data.unit.state);
+    this.bounceOnly = data.adapter.bounceOnly;
     queue.attach(this);
     queue.onUnit(data.unit.target, data.unit.lun, (code) => this.attention(code));
     const tick = () => {
@@ -114,6 +116,7 @@ export class VirtioScsiChannel extends CommandChannel implements QueueClient {
   protected describe(slot: number, _op: BdevOp, sg: SgList, at: SgCursor, bytes: number): number {
     const list = this.queue.pair.data[slot];
     list.reset();
+    if (this.bounceOnly && sg.memory[at.segment] !== this.queue.bounce) return 0;
     let named = 0;
     let next = -1; // address behind the last segment
     let segment = at.segment;

@@ -63,6 +63,10 @@ const good: [line: string, params: Record<string, unknown> | undefined][] = [
     'bdev_virtio_attach_controller --trtype pci --traddr 0000:00:05.0 --dev-type scsi --vq-count 2 --vq-size 64 V',
     { name: 'V', trtype: 'pci', traddr: '0000:00:05.0', dev_type: 'scsi', vq_count: 2, vq_size: 64 },
   ],
+  [
+    'bdev_virtio_attach_controller -t user -a /run/vhost.0 -d scsi U',
+    { name: 'U', trtype: 'user', traddr: '/run/vhost.0', dev_type: 'scsi' },
+  ],
   ['remove_virtio_bdev V', { name: 'V' }],
   ['bdev_virtio_detach_controller V', { name: 'V' }],
   ['get_virtio_scsi_devs', {}],

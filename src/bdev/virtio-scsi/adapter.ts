@@ -60,7 +60,7 @@ const WANTED = featureMask(
 );
 
 /** What a transport without a configuration is taken for. */
-const DEFAULTS = { numQueues: 1, segMax: 126, maxSectors: 0xffff, maxTarget: 255 };
+const DEFAULTS = { numQueues: 64, segMax: 126, maxSectors: 0xffff, maxTarget: 255 };
 const MAX_QUEUES = 64;
 /** How often the device is looked at while all is well. Milliseconds. */
 const TICK_MS = 1000;
@@ -352,6 +352,7 @@ export class VirtioScsiAdapter {
       board: this.board.shared,
       bellFd: this.bell.fd.number,
       bounceBytes: BOUNCE_BYTES,
+      bounceOnly: this.transport.kind === 'user',
       timeoutMs: this.options.timeoutMs,
       queues: this.queues.map((q, i) => q.share(this.bells[i] as BellShare, this.interrupts)),
     };

@@ -37,6 +37,8 @@ export interface ScsiShare {
   readonly board: SharedArrayBuffer;
   readonly bellFd: number;
   readonly bounceBytes: number;
+  /** The device reaches the adapter's own memory and nothing else, whatever addresses guest memory has for others. */
+  readonly bounceOnly: boolean;
   readonly timeoutMs: number;
   readonly queues: readonly ScsiQueueShare[];
 }

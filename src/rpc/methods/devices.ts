@@ -83,8 +83,8 @@ export const deviceMethods: readonly Method[] = [
     summary: 'Take a virtio-scsi adapter and make a disk of each logical unit behind it.',
     params: z.strictObject({
       name: deviceName().describe('name of the adapter; the disk of target 0 is NAMEt0'),
-      trtype: z.enum(['pci']).describe('pci'),
-      traddr: pciAddress().describe(`PCI address, as 0000:00:05.0${BIND}`),
+      trtype: z.enum(['pci', 'user']).describe('pci, or user: a vhost-user-scsi back end on a Unix socket'),
+      traddr: z.string().min(1).max(107).describe(`pci: PCI address, as 0000:00:05.0${BIND}; user: path of the socket`),
       dev_type: z.enum(['scsi']).describe('scsi'),
       vq_count: queues().describe('request queues; without it one a reactor and one for scans'),
       vq_size: ringSize().describe('entries of a queue (default 128)'),
