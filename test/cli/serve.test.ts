@@ -4,12 +4,15 @@ import { join } from 'node:path';
 import { RpcClient } from '../../src/rpc/client.ts';
 import { write10 } from '../support/front-end-scsi.ts';
 import { connectGuest, INQUIRY, TEST_UNIT_READY } from '../support/guest.ts';
-import { endAll, Program, runProgram, startTarget } from '../support/program.ts';
+import { endAll, Program, runProgram, startTarget, useBuild } from '../support/program.ts';
 import { assert, suite } from '../support/suite.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 const test = suite('program');
 const root = tempDir();
+// Others shall be able to read it, for the test without root.
+chmodSync(root, 0o755);
+useBuild();
 test.after(endAll);
 const newFolder = () => mkdtempSync(join(root, 'f-'));
 
@@ -133,23 +136,22 @@ test('DEBUG logs by layer', async () => {
 test('mistakes are told in one line: what, where, what next', async () => {
   const folder = newFolder();
   const r = ['-r', join(folder, 'rpc.sock')];
-  await mistake(['-m', 'zz', ...r], /^vvu-target: CPU mask "zz": not a hexadecimal number; write 0x3/);
-  await mistake(
-    ['-m', '0x8000000000000000', ...r],
-    /^vvu-target: CPU mask 0x8000000000000000: reactor of CPU 63: .*offline/,
-  );
-  await mistake(['-S', join(folder, 'none'), ...r], /-S .*none: there is no such directory; make it/);
-  await mistake(['--file', join(folder, 'none.img'), ...r], /none\.img/);
-  await mistake(['--malloc', '10Q', ...r], /'10Q' is invalid.*expected a size such as 64M/);
-  await mistake(['--nonsense'], /unknown option '--nonsense'/);
-  await mistake(['-c', join(folder, 'none.json'), ...r], /configuration .*none\.json: there is no such file/);
-  await mistake(['-r', join(folder, 'no', 'dir.sock')], /no\/dir\.sock/);
-  await mistake(['--malloc', '1M', '--state', 'x', ...r], /--state keeps disks that were made by RPC/);
-  await mistake(
-    ['rpc', '-s', join(folder, 'none.sock'), 'get_bdevs'],
-    /none\.sock: no target listens there; start one/,
-  );
-  await mistake(['rpc', 'get_bdevz', '-b', 'M'], /did you mean get_bdevs\?/);
+  await Promise.all([
+    mistake(['-m', 'zz', ...r], /^vvu-target: CPU mask "zz": not a hexadecimal number; write 0x3/),
+    mistake(
+      ['-m', '0x8000000000000000', ...r],
+      /^vvu-target: CPU mask 0x8000000000000000: reactor of CPU 63: .*offline/,
+    ),
+    mistake(['-S', join(folder, 'none'), ...r], /-S .*none: there is no such directory; make it/),
+    mistake(['--file', join(folder, 'none.img'), ...r], /none\.img/),
+    mistake(['--malloc', '10Q', ...r], /'10Q' is invalid.*expected a size such as 64M/),
+    mistake(['--nonsense'], /unknown option '--nonsense'/),
+    mistake(['-c', join(folder, 'none.json'), ...r], /configuration .*none\.json: there is no such file/),
+    mistake(['-r', join(folder, 'no', 'dir.sock')], /no\/dir\.sock/),
+    mistake(['--malloc', '1M', '--state', 'x', ...r], /--state keeps disks that were made by RPC/),
+    mistake(['rpc', '-s', join(folder, 'none.sock'), 'get_bdevs'], /none\.sock: no target listens there; start one/),
+    mistake(['rpc', 'get_bdevz', '-b', 'M'], /did you mean get_bdevs\?/),
+  ]);
   assert.equal(readdirSync(folder), [], 'and nothing is left behind');
 });
 
@@ -164,7 +166,6 @@ test('--version and --help', async () => {
 
 test('without root: everything but its own folder belongs to somebody else', async () => {
   const folder = newFolder();
-  chmodSync(root, 0o755);
   chmodSync(folder, 0o777);
   const nobody = process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : {};
   const program = await startTarget(folder, ['--malloc', '8M', '-m', '0x1'], { ...nobody, env: { HOME: folder } });

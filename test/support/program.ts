@@ -1,11 +1,19 @@
-/** The command line program in a process of its own, from the sources. */
+/** The command line program in a process of its own: from the sources, or a build of them. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join, resolve } from 'node:path';
+import { buildProgram } from './build.ts';
 
 export const MAIN = resolve(import.meta.dirname, '../../src/cli/main.ts');
 const TSX = import.meta.resolve('tsx');
 /** For loaded machines. */
 const LIMIT_MS = 60_000;
+
+/** What node runs. */
+let program = ['--import', TSX, MAIN];
+/** From now on: a build, made now. For tests that start the program often. */
+export function useBuild(): void {
+  program = [buildProgram()];
+}
 
 const running = new Set<ChildProcess>();
 /** For the end of a test file: what a failed test left. */
@@ -32,7 +40,7 @@ export class Program {
 
   constructor(args: readonly string[], options: ProgramOptions = {}) {
     const { nodeArgs = [], env = {}, input, ...rest } = options;
-    this.child = spawn(process.execPath, [...nodeArgs, '--import', TSX, MAIN, ...args], {
+    this.child = spawn(process.execPath, [...nodeArgs, ...program, ...args], {
       ...rest,
       env: { ...process.env, DEBUG: '', ...env },
       stdio: ['pipe', 'pipe', 'pipe'],
