@@ -74,6 +74,7 @@ const SPECIAL: Readonly<Record<string, Partial<Form>>> = {
     words: true,
   },
   construct_virtio_pci_scsi_bdev: { words: true },
+  construct_virtio_user_scsi_bdev: { words: true },
   vhost_create_blk_controller: { short: { readonly: 'r' } },
   vhost_get_controllers: { short: { name: 'n' } },
   rpc_get_methods: { short: { current: 'c', include_aliases: 'i' } },

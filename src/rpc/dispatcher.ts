@@ -18,7 +18,7 @@ const MAX_BATCH = 256;
 export class Dispatcher {
   private readonly server: JSONRPCServer<void>;
   private readonly context: RpcContext;
-  /** Called after each call that may have changed the configuration. */
+  /** Called after each call that may have changed the configuration. What it throws is the answer to a call that has succeeded. */
   onConfigChange: () => void = () => {};
 
   constructor(context: RpcContext) {
@@ -69,11 +69,23 @@ export class Dispatcher {
     const params = parseParams(row, name, raw);
     if (row.states !== 'any' && this.context.app.initializing) await this.context.app.waitInit();
     this.checkState(row, name);
+    let result: unknown;
     try {
-      return await row.handler(params as never, this.context);
-    } finally {
-      // Also after a failure: load_config keeps what it made until then.
-      if (row.changesConfig) this.onConfigChange();
+      result = await row.handler(params as never, this.context);
+    } catch (error) {
+      if (row.changesConfig) this.changedPerhaps();
+      throw error;
+    }
+    if (row.changesConfig) this.onConfigChange();
+    return result;
+  }
+
+  /** load_config keeps what it made until it failed. Its own failure is the answer. */
+  private changedPerhaps(): void {
+    try {
+      this.onConfigChange();
+    } catch (error) {
+      log.warn((error as Error).message);
     }
   }
 

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
 import { logger } from '../sys/log.ts';
 import { TargetError } from '../target/errors.ts';
-import { readFileIfThere, writeFileWhole } from '../target/state-file.ts';
+import { readFileIfThere } from '../target/state-file.ts';
 import { Target, type TargetOptions } from '../target/target.ts';
 import { applyConfig, saveConfig } from './config.ts';
 import { Dispatcher } from './dispatcher.ts';
@@ -10,6 +10,7 @@ import type { App, RpcContext } from './method.ts';
 import { type Config, configSchema } from './methods/config.ts';
 import { methodTable } from './methods/table.ts';
 import { RpcServer } from './server.ts';
+import { StateKeeper } from './state-keeper.ts';
 
 /**
  * The target with its RPC socket, from start to end: what `vvu-target` runs. One order: the socket is ours before
@@ -43,8 +44,7 @@ export class Service implements App {
   private state: 'startup' | 'initializing' | 'runtime' = 'startup';
   private readonly ready: Promise<void>;
   private readonly becomeReady: () => void;
-  /** The last configuration written to the state file. */
-  private written: string | undefined;
+  private readonly keeper: StateKeeper | undefined;
 
   private constructor(options: ServiceOptions, target: Target) {
     this.options = options;
@@ -52,7 +52,11 @@ export class Service implements App {
     this.target = target;
     this.context = { target, methods: methodTable, app: this };
     this.dispatcher = new Dispatcher(this.context);
-    this.dispatcher.onConfigChange = () => this.saveState();
+    const { stateFile } = options;
+    if (stateFile !== undefined) this.keeper = new StateKeeper(stateFile, () => saveConfig(target));
+    this.dispatcher.onConfigChange = () => {
+      if (this.state === 'runtime') this.keeper?.save();
+    };
     this.server = new RpcServer(this.dispatcher);
     let becomeReady = () => {};
     this.ready = new Promise((resolve) => {
@@ -90,13 +94,14 @@ export class Service implements App {
   async startInit(): Promise<void> {
     this.state = 'initializing';
     try {
-      await this.loadFiles();
+      // A file that was there before says that it can be written, as a rule: disks go into service whatever it is now.
+      if (await this.loadFiles()) this.keeper?.saveOrWarn();
+      else this.keeper?.save();
     } catch (error) {
       this.state = 'startup';
       throw error;
     }
     this.state = 'runtime';
-    this.saveState();
     this.becomeReady();
   }
 
@@ -111,16 +116,19 @@ export class Service implements App {
   /** Remove the RPC socket, drain and end the target, finish the answers. */
   async stop(): Promise<void> {
     this.server.stopListening();
+    this.keeper?.finish();
     await this.target.stop();
     await this.server.close();
   }
 
-  private async loadFiles(): Promise<void> {
-    const { config, stateFile, extra } = this.options;
-    const state = stateFile === undefined ? undefined : readFileIfThere(stateFile);
-    if (state !== undefined) await this.load(state, stateFile as string);
+  /** @returns whether there was a state file */
+  private async loadFiles(): Promise<boolean> {
+    const { config, extra } = this.options;
+    const state = this.keeper?.read();
+    if (state !== undefined) await this.load(state, this.keeper?.path as string);
     else if (config !== undefined) await this.load(readConfig(config), config);
     if (extra !== undefined) await applyConfig(extra.config, this.context, () => extra.name);
+    return state !== undefined;
   }
 
   private async load(text: string, path: string): Promise<void> {
@@ -143,19 +151,6 @@ export class Service implements App {
     } catch (error) {
       if (error instanceof RpcError) throw new RpcError(error.code, `${path}: ${error.message}`);
       throw error;
-    }
-  }
-
-  private saveState(): void {
-    const { stateFile } = this.options;
-    if (stateFile === undefined || this.state !== 'runtime') return;
-    const text = `${JSON.stringify(saveConfig(this.target), null, 2)}\n`;
-    if (text === this.written) return;
-    try {
-      writeFileWhole(stateFile, text);
-      this.written = text;
-    } catch (error) {
-      log.warn(`the configuration could not be saved in ${stateFile}: ${(error as Error).message}`);
     }
   }
 }

@@ -67,6 +67,7 @@ const good: [line: string, params: Record<string, unknown> | undefined][] = [
     'bdev_virtio_attach_controller -t user -a /run/vhost.0 -d scsi U',
     { name: 'U', trtype: 'user', traddr: '/run/vhost.0', dev_type: 'scsi' },
   ],
+  ['construct_virtio_user_scsi_bdev /run/vhost.0 U --vq-count 2', { path: '/run/vhost.0', name: 'U', vq_count: 2 }],
   ['remove_virtio_bdev V', { name: 'V' }],
   ['bdev_virtio_detach_controller V', { name: 'V' }],
   ['get_virtio_scsi_devs', {}],

@@ -95,7 +95,7 @@ async function describe(service: RunningService): Promise<unknown> {
 
 test('every method that changes the configuration is among the steps', () => {
   const covered = new Set(STEPS.map(([name]) => methodTable.get(name)?.names[0]));
-  covered.add('add_vhost_scsi_lun').add('load_config');
+  covered.add('add_vhost_scsi_lun').add('load_config').add('construct_virtio_user_scsi_bdev');
   const missing = methodTable.rows
     .filter((row) => row.changesConfig && !covered.has(row.names[0]))
     .map((row) => row.names[0]);

@@ -116,7 +116,7 @@ test('the back end goes: its disks do, and the name is free', async () => {
   await back.call('construct_malloc_bdev', { name: 'M', num_blocks: 8192, block_size: 512 });
   await back.call('construct_vhost_scsi_controller', { ctrlr: 'vhost.0' });
   await back.call('add_vhost_scsi_lun', { ctrlr: 'vhost.0', scsi_target_num: 0, bdev_name: 'M' });
-  assert.equal(await front.call('construct_virtio_dev', user()), ['Ut0']);
+  assert.equal(await front.call('construct_virtio_user_scsi_bdev', { path: socket, name: 'U' }), ['Ut0']);
   assert.is(await front.call('remove_virtio_bdev', { name: 'U' }), true);
 });
 

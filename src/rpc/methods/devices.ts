@@ -12,6 +12,8 @@ const PCIE = /^pcie$/i;
 const queues = () => z.int().min(1).max(64).optional();
 const ringSize = () => z.int().min(8).max(1024).optional();
 const timeout = () => z.int().min(100).max(3_600_000).optional();
+/** As long as a Unix socket's path may be. */
+const socketPath = () => z.string().min(1).max(107);
 const BIND = '; `vvu-target setup bind` takes it from its kernel driver';
 
 function resetMethod(kind: DeviceKind, name: string, what: string): Method {
@@ -117,6 +119,26 @@ export const deviceMethods: readonly Method[] = [
     changesConfig: true,
     handler: ({ pci_address, name }, { target }) =>
       target.devices.attachVirtio({ name, trtype: 'pci', traddr: pci_address }),
+  }),
+  method({
+    names: ['construct_virtio_user_scsi_bdev'],
+    summary: 'As bdev_virtio_attach_controller for a vhost-user back end, in its oldest form.',
+    params: z.strictObject({
+      path: socketPath().describe('path of the socket'),
+      name: deviceName().describe('name of the adapter; the disk of target 0 is NAMEt0'),
+      vq_count: queues().describe('request queues; without it one a reactor and one for scans'),
+      vq_size: ringSize().describe('entries of a queue (default 128)'),
+    }),
+    result: 'array of the names of its disks',
+    changesConfig: true,
+    handler: (p, { target }) =>
+      target.devices.attachVirtio({
+        name: p.name,
+        trtype: 'user',
+        traddr: p.path,
+        vqCount: p.vq_count,
+        vqSize: p.vq_size,
+      }),
   }),
   method({
     names: ['bdev_virtio_detach_controller', 'remove_virtio_bdev', 'remove_virtio_scsi_bdev'],
