@@ -116,7 +116,8 @@ export class Service implements App {
   /** Remove the RPC socket, drain and end the target, finish the answers. */
   async stop(): Promise<void> {
     this.server.stopListening();
-    this.keeper?.finish();
+    if (this.state === 'runtime') this.keeper?.finish();
+    else this.keeper?.close();
     await this.target.stop();
     await this.server.close();
   }
