@@ -280,7 +280,10 @@ export class Lun {
     command.lun = null;
     task.owner.taskDone(task);
     if (waiters !== null) TmfWait.ended(waiters);
-    if (!this.tasks.calm) this.tasks.drain();
+    if (this.tasks.calm) return;
+    // What waited meets the mode that the command before it has set.
+    if (this.state.words[CHANGES] !== this.seenChanges) this.stateChanged();
+    this.tasks.drain();
   }
 
   /** Give a task back that a TMF or a reset has given up. */

@@ -11,7 +11,8 @@ import { flush } from './unit-commands.ts';
 
 /**
  * MODE SELECT (6) and (10) (SPC-4 6.11, 6.12). The whole list is checked before anything changes; bits that can't be
- * changed must be sent as they are. Nothing is saved: SP is refused.
+ * changed must be sent as they are. Nothing is saved: SP is refused. The rows are exclusive: a write that is under way when the
+ * cache is turned off could be answered GOOD and never be written back.
  */
 
 const PF = 0x10;

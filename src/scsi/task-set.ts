@@ -10,7 +10,7 @@ import type { ScsiTask } from './task.ts';
  * - SIMPLE tasks run at once, in any order (Control mode page: unrestricted reordering).
  * - ORDERED tasks run when all before them have ended, and those behind wait for them (SAM-5 8.6.4).
  * - HEAD OF QUEUE tasks pass those that wait.
- * - An exclusive command (COMPARE AND WRITE, ORWRITE) runs when no command that changes the medium is in flight on
+ * - An exclusive command (COMPARE AND WRITE, ORWRITE, MODE SELECT) runs when no command that changes the medium is in flight on
  *   any controller of the disk, and such commands wait for its end.
  */
 

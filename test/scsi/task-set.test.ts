@@ -62,6 +62,46 @@ test('an ordered task runs at once on an idle unit', () => {
   assert.is(unit.run(READ, '', { attr: SIMPLE }).status, 0);
 });
 
+/** MODE SELECT(6) of a page whose byte 2 or 4 is not as it was. */
+const MODE_SELECT = (bytes: number) => `15 10 00 00 ${bytes.toString(16)} 00`;
+const SWP_ON = '00 00 00 00  0a 0a 02 10 08 00 00 00 ff ff 00 00';
+const WCE_OFF = '00 00 00 00  08 12 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00';
+
+test('what waits behind an ordered MODE SELECT meets what that has set', () => {
+  const unit = deferred();
+  const before = unit.send(READ);
+  const select = unit.send(MODE_SELECT(16), SWP_ON, { attr: ORDERED });
+  const behind = unit.send(WRITE, blocks(1, 1));
+  unit.channel.complete();
+  assert.equal([before.result().status, select.result().status], [0, 0]);
+  assert.is(behind.result().sense, '07/27/02');
+  assert.equal(take(unit), ['READ 0+1']);
+});
+
+test('MODE SELECT waits for writes under way on all controllers: with WCE off, GOOD means written through', () => {
+  const state = new LunState();
+  const one = new Unit({ writeCache: true }, { state });
+  const two = new Unit({ writeCache: true }, { state, relativePort: 2 });
+  for (const unit of [one, two]) {
+    unit.channel.deferred = true;
+    unit.channel.log = [];
+  }
+  const write = two.send(WRITE, blocks(1, 1));
+  const select = one.send(MODE_SELECT(24), WCE_OFF);
+  const reads = [one.send(READ), two.send(READ)];
+  const later = two.send(WRITE, blocks(1, 2));
+  assert.equal([take(one), take(two)], [['READ 0+1'], ['WRITE 0+1', 'READ 0+1']]);
+  two.channel.complete();
+  two.target.poll();
+  one.target.poll();
+  assert.equal([take(one), take(two)], [['FLUSH 0+0'], []]);
+  one.channel.complete();
+  two.target.poll();
+  assert.equal(take(two), ['WRITE 0+1 fua']);
+  two.channel.complete();
+  for (const task of [write, select, ...reads, later]) assert.is(task.result().status, 0);
+});
+
 test('a head of queue task passes those that wait', () => {
   const unit = deferred();
   const tasks = [
