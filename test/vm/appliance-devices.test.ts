@@ -46,7 +46,9 @@ for (const [name, options] of [
 
   test(`${name}: the bdev layer by itself, blocks of 512 and 4096 bytes`, async () => {
     a = await Appliance.boot({ ...options, drives: 2, devices });
-    pulled = (await a.vm.run('basename $(readlink -f /sys/block/nvme1n1/device/device)')).trim();
+    pulled = (
+      await a.vm.run('basename $(readlink -f $(dirname $(grep -l NVME1 /sys/class/nvme/nvme*/serial))/device)')
+    ).trim();
     console.log(await a.cli('setup status', `setup bind ${HBA} ${NVME} ${pulled}`, 'setup status'));
     const ran = await a.exercise({ attach: [{ nvme: NVME }, { nvme: pulled }, { virtio: HBA }] });
     report(ran);
@@ -163,7 +165,9 @@ for (const [name, options] of [
   test(`${name}: given back; a mounted disk is not taken`, async () => {
     console.log(await a.cli(`setup reset ${NVME} ${pulled} ${HBA}`));
     await a.vm.until('ls /dev/nvme0n1 /dev/nvme1n1');
-    await a.vm.run('mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt');
+    await a.vm.run(
+      `disk=/dev/$(basename /sys/bus/pci/devices/${NVME}/nvme/nvme*/nvme*n1) && mkfs.ext4 -q $disk && mount $disk /mnt`,
+    );
     const refused = await a.vm.try(`node /opt/vvu-target/dist/cli/main.js setup bind ${NVME}`, 300);
     console.log(refused.output);
     assert.is(refused.exitCode, 1);
