@@ -177,7 +177,7 @@ export class QosChannel implements BdevChannel, MemoryListener {
 
   private readonly onTimer = (): void => {
     this.timer = undefined;
-    this.refill(performance.now() * 1e6);
+    this.refill(this.loop.now);
     this.drain();
     if (this.reads.length + this.writes.length > 0) this.timer ??= this.loop.after(1, this.onTimer);
   };
