@@ -1,10 +1,10 @@
-import { PciHost, type PciHostOptions } from '../pci/host.ts';
-import { EventLoop } from '../sys/event-loop.ts';
+import type { PciHostOptions } from '../pci/host.ts';
 import type { Bdev } from './bdev.ts';
+import type { DeviceFamilies } from './device-families.ts';
 import { BdevError } from './errors.ts';
 import type { NvmeBdev } from './nvme-bdev.ts';
-import { type AttachNvme, type DiskChanges, NvmeDisks, type OpenNvme } from './nvme-disks.ts';
-import { type AttachVirtio, type OpenVirtio, VirtioDisks } from './virtio-disks.ts';
+import type { AttachNvme, DiskChanges, OpenNvme } from './nvme-disks.ts';
+import type { AttachVirtio, OpenVirtio } from './virtio-disks.ts';
 import type { VirtioScsiBdev } from './virtio-scsi-bdev.ts';
 
 export type { AttachNvme, AttachVirtio, DiskChanges };
@@ -20,58 +20,49 @@ export interface DeviceDisksOptions extends PciHostOptions {
   openVirtio?: OpenVirtio;
 }
 
-interface Parts {
-  readonly loop: EventLoop;
-  readonly host: PciHost;
-  readonly nvme: NvmeDisks;
-  readonly virtio: VirtioDisks;
-}
+const FAMILY = { nvme: 'NVMe controller', virtio: 'virtio-scsi adapter' } as const;
 
 /**
- * The disks of devices that the target drives by itself: one object on the main thread, made at their first use. Names are
- * unique over all kinds, as an operator sees them in one list.
+ * The disks of devices that the target drives by itself: one object on the main thread. Names are unique over all kinds, as
+ * an operator sees them in one list. The drivers are loaded when a device is attached: most targets have none.
  */
 export class DeviceDisks {
   private readonly changes: DiskChanges;
   private readonly options: DeviceDisksOptions;
   private readonly attaching = new Set<string>();
-  private parts: Parts | null = null;
+  private families: Promise<DeviceFamilies> | null = null;
+  private parts: DeviceFamilies | null = null;
 
   constructor(changes: DiskChanges, options: DeviceDisksOptions = {}) {
     this.changes = changes;
     this.options = options;
   }
 
-  /** What devices share, for other drivers of this process. */
-  get host(): PciHost {
-    return this.made.host;
+  private async load(): Promise<DeviceFamilies> {
+    this.families ??= import('./device-families.ts').then(({ deviceFamilies }) =>
+      deviceFamilies(this.changes, this.options),
+    );
+    this.parts = await this.families;
+    return this.parts;
   }
 
-  private get made(): Parts {
-    if (this.parts === null) {
-      const loop = new EventLoop({ spinMicroseconds: 0 });
-      loop.attach();
-      const host = new PciHost(loop, this.options);
-      const { openNvme, openVirtio } = this.options;
-      // Devices of a test reach no physical memory.
-      const nvme = new NvmeDisks(openNvme === undefined ? host : null, loop, this.changes, openNvme);
-      const virtio = new VirtioDisks(openVirtio === undefined ? host : null, loop, this.changes, openVirtio);
-      this.parts = { loop, host, nvme, virtio };
-    }
-    return this.parts;
+  /** @throws BdevError where no device was ever attached */
+  private family<K extends DeviceKind>(kind: K, name: string): DeviceFamilies[K] {
+    if (this.parts !== null) return this.parts[kind];
+    throw new BdevError('ENODEV', `no ${FAMILY[kind]} is called ${name}; there are none`, 'name');
   }
 
   /** @throws BdevError */
   attachNvme(options: AttachNvme): Promise<NvmeBdev[]> {
     const { reactors } = this.options;
-    return this.alone(options.name, () => this.made.nvme.attach(options, reactors));
+    return this.alone(options.name, async () => (await this.load()).nvme.attach(options, reactors));
   }
 
   /** @throws BdevError */
   attachVirtio(options: AttachVirtio): Promise<VirtioScsiBdev[]> {
     const { reactors } = this.options;
     // One more than reactors: a scan after a hot-add needs a queue of its own.
-    return this.alone(options.name, () => this.made.virtio.attach(options, reactors && reactors + 1));
+    return this.alone(options.name, async () => (await this.load()).virtio.attach(options, reactors && reactors + 1));
   }
 
   private async alone<T>(name: string, attach: () => Promise<T>): Promise<T> {
@@ -93,22 +84,22 @@ export class DeviceDisks {
 
   /** Disks of a device: they must be out of use before it is detached. @throws BdevError for an unknown name */
   disksOf(kind: DeviceKind, name: string): readonly Bdev[] {
-    return this.made[kind].disks(name);
+    return this.family(kind, name).disks(name);
   }
 
   /** Shut a device down and give it back. @throws BdevError for an unknown name */
-  detach(kind: DeviceKind, name: string): Promise<void> {
-    return this.made[kind].detach(name);
+  async detach(kind: DeviceKind, name: string): Promise<void> {
+    await this.family(kind, name).detach(name);
   }
 
   /** Reset a device under load: no request is lost. @throws BdevError for an unknown name */
   reset(kind: DeviceKind, name: string): void {
-    this.made[kind].reset(name);
+    this.family(kind, name).reset(name);
   }
 
   /** As bdev_nvme_get_controllers and bdev_virtio_scsi_get_devices show them. @throws BdevError for an unknown name */
   describe(kind: DeviceKind, name?: string): Record<string, unknown>[] {
-    return name === undefined ? (this.parts?.[kind].describe() ?? []) : this.made[kind].describe(name);
+    return name === undefined ? (this.parts?.[kind].describe() ?? []) : this.family(kind, name).describe(name);
   }
 
   /** All devices are shut down and given back. */
@@ -118,6 +109,7 @@ export class DeviceDisks {
     await parts.nvme.close();
     await parts.virtio.close();
     this.parts = null;
+    this.families = null;
     parts.host.close();
     parts.loop.close();
   }

@@ -67,10 +67,11 @@ export class Service implements App {
 
   /**
    * Start reactors and the RPC socket, then load the configuration unless `waitForRpc`.
+   * @param starting the target, by `Target.start` with the same options: for who has begun with it already
    * @throws Error for the operator; nothing is left behind then
    */
-  static async start(options: ServiceOptions): Promise<Service> {
-    const target = await Target.start(options);
+  static async start(options: ServiceOptions, starting = Target.start(options)): Promise<Service> {
+    const target = await starting;
     const service = new Service(options, target);
     try {
       if (!options.waitForRpc) service.state = 'initializing';

@@ -27,7 +27,7 @@ import { formatCpuMask, parseCpuMask } from './cpu-mask.ts';
 import { TargetDevices } from './devices.ts';
 import { TargetError } from './errors.ts';
 import { LogSwitch } from './log-switch.ts';
-import { LocalReactor, type Reactor, WorkerReactor } from './reactor.ts';
+import { type Reactor, WorkerReactor } from './reactor.ts';
 import { ReservationFiles } from './reservation-files.ts';
 
 /**
@@ -117,8 +117,11 @@ export class Target {
     const { poll, spinMicroseconds } = options;
     const files = options.reservations === undefined ? undefined : new ReservationFiles(options.reservations);
     const cpus = parseCpuMask(options.mask ?? `[${allowedCpus()[0]}]`);
-    if (options.singleThread)
+    if (options.singleThread) {
+      // Else this thread needs nothing of what reactors are made of.
+      const { LocalReactor } = await import('./local-reactor.ts');
       return new Target(options, [new LocalReactor(cpus[0], { poll, spinMicroseconds })], files);
+    }
     const started = await Promise.allSettled(cpus.map((cpu) => WorkerReactor.start(cpu, { poll, spinMicroseconds })));
     const reactors = started.flatMap((s) => (s.status === 'fulfilled' ? [s.value] : []));
     const failed = started.findIndex((s) => s.status === 'rejected');

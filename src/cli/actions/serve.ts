@@ -1,8 +1,9 @@
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseBdf, requireBdf } from '../../pci/bdf.ts';
-import { Service } from '../../rpc/service.ts';
+import type { Service, ServiceOptions } from '../../rpc/service.ts';
 import { notifySystemd } from '../../sys/systemd.ts';
+import { Target } from '../../target/target.ts';
 import { LAYOUT_NAMES, type LayoutName } from '../../vvu/driver/layouts.ts';
 import { OperatorError } from '../operator-error.ts';
 import type { QuickDisk } from '../options.ts';
@@ -44,7 +45,7 @@ export async function serve(options: ServeOptions, disks: readonly QuickDisk[], 
       stop(signal);
     });
   }
-  const service = await Service.start({
+  const settings: ServiceOptions = {
     version,
     directory: options.transport === 'vvu' ? '.' : options.socket,
     vvu: options.transport === 'vvu' ? requireBdf(options.socket) : undefined,
@@ -63,7 +64,12 @@ export async function serve(options: ServeOptions, disks: readonly QuickDisk[], 
       asked = true;
       stop(reason);
     },
-  });
+  };
+  // The reactors' threads load their code while this one loads that of the RPCs: together that is most of a start.
+  const starting = Target.start(settings);
+  starting.catch(() => {}); // told below
+  const { Service } = await import('../../rpc/service.ts');
+  const service = await Service.start(settings, starting);
   stop = (reason) => void shutDown(service, reason);
   const where =
     options.transport === 'vvu' ? `vvu device ${options.socket}` : `controllers in ${resolve(options.socket)}`;
