@@ -1,6 +1,8 @@
 /** The driver on a stock QEMU through the relay: the same work as on the forks, and each edge of that QEMU. */
-import { existsSync } from 'node:fs';
-import { type Fd, fstat } from '../../src/sys/fd.ts';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { O } from '../../src/sys/constants.ts';
+import { type Fd, fstat, ftruncate, open as openFile } from '../../src/sys/fd.ts';
 import { memfd } from '../../src/sys/mapping.ts';
 import {
   bit,
@@ -10,6 +12,7 @@ import {
   LINUX_FEATURES,
   PF,
   SEABIOS_FEATURES,
+  tableBytes,
   u32s,
 } from '../support/front-end.ts';
 import { read10, ScsiDriver, write10 } from '../support/front-end-scsi.ts';
@@ -324,6 +327,32 @@ test(
     const { driver } = rig.boot();
     assert.is(driver.ready(0, INQUIRY, { inLength: 36 }).status, 0);
     assert.is(rig.relay.counters.faults, 0);
+  }),
+);
+
+test(
+  'memory that can be shortened is said to be; what is no file is no memory',
+  onStock((rig) => {
+    rig.open();
+    const frontEnd = rig.connect({ version: '11.1' });
+    frontEnd.init();
+    frontEnd.sendMemory();
+    assert.not.match(rig.told.join(), /can shorten/, 'sealed by the relay, if by nobody else');
+    const folder = mkdtempSync('/dev/shm/vvu-');
+    const file = openFile(join(folder, 'ram'), O.RDWR | O.CREAT);
+    ftruncate(file, 2 ** 20);
+    const zero = openFile('/dev/zero', O.RDWR);
+    try {
+      const table = tableBytes([{ gpa: 0, size: 2 ** 20, uva: 2 ** 40, offset: 0 }]);
+      assert.is(frontEnd.tell(ID.SET_MEM_TABLE, table, [zero], true), 1n);
+      assert.match(rig.told.at(-1) ?? '', /memory of the compute VM refused: .*not a file or memfd/);
+      assert.is(frontEnd.tell(ID.SET_MEM_TABLE, table, [file], true), 0n);
+      assert.match(rig.told.join(), /can shorten/);
+    } finally {
+      file.close();
+      zero.close();
+      rmSync(folder, { recursive: true });
+    }
   }),
 );
 

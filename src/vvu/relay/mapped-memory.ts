@@ -8,6 +8,9 @@ import { type FileRange, filePieces, type Mapping, WindowMap } from './window-ma
  * right after the driver has said something, because it does not survive to be asked while the device is stopped.
  */
 
+const UNSEALED =
+  'the memory of the compute VM is a file that its owner can shorten, and end the appliance by it: memory-backend-memfd does not allow that';
+
 /** Files that must be in the window before the message that brought them may go on. */
 export interface Arrival {
   readonly ranges: readonly FileRange[];
@@ -96,7 +99,9 @@ export class MappedMemory {
         failure ??= error;
         done();
       });
-      if (known === undefined) this.map(mapping, piece.fd.duplicate());
+      if (known !== undefined) continue;
+      if (!piece.sealed) this.options.tell(UNSEALED);
+      this.map(mapping, piece.fd.duplicate());
     }
     done();
   }

@@ -1,5 +1,6 @@
 import type { Fd } from '../../sys/fd.ts';
-import { fstat, hugePageSize } from '../../sys/fd.ts';
+import { fstat, hugePageSize, sealAgainstShrink } from '../../sys/fd.ts';
+import { withheldPages } from '../../sys/withheld-pages.ts';
 
 /**
  * What of the compute VM's files lies where in the window. The rules come from the appliance's QEMU: each mapping is one of few
@@ -39,6 +40,8 @@ export interface FilePiece {
   readonly fd: Fd;
   readonly fileOffset: number;
   readonly bytes: number;
+  /** It can't get shorter. A page that is cut off ends the appliance's QEMU when it is touched. */
+  readonly sealed: boolean;
 }
 
 /**
@@ -53,6 +56,8 @@ export function filePieces(
   const files = new Map<string, { fd: Fd; from: number; to: number; size: number; granule: number; index: number }>();
   const of: number[] = [];
   for (const [i, range] of ranges.entries()) {
+    const withheld = withheldPages(fds[i]);
+    if (withheld !== null) return `memory region ${i}: ${withheld}`;
     const stat = fstat(fds[i]);
     if (stat.kind !== 'file') return `the descriptor of memory region ${i} is a ${stat.kind}, not a file or memfd`;
     const id = `${stat.dev}:${stat.ino}`;
@@ -73,8 +78,9 @@ export function filePieces(
   for (const [id, { fd, from, to, size, granule }] of files) {
     const start = from - (from % granule);
     const bytes = Math.ceil((to - start) / granule) * granule;
+    const sealed = sealAgainstShrink(fd);
     if (start + bytes > size) return `a file of ${size} bytes ends in the middle of its last page`;
-    pieces.push({ key: `${id}:${start}+${bytes}`, fd, fileOffset: start, bytes });
+    pieces.push({ key: `${id}:${start}+${bytes}`, fd, fileOffset: start, bytes, sealed });
   }
   return { pieces, of };
 }
