@@ -1,6 +1,7 @@
 /**
  * Runs every test file under the given folders in a process of its own (a crash of one is one failure, not silence),
- * and ends with the line `N passed, N failed`. A run that executed nothing fails.
+ * and ends with the slowest files, how many tests were skipped, and the line `N passed, N failed`. What a passing file printed is not shown. A
+ * run that executed nothing fails.
  *
  * `node --import tsx test/run.ts [FOLDER|FILE]...` (default: all of test/ but test/vm)
  */
@@ -25,10 +26,15 @@ function collect(path: string, skip: (path: string) => boolean): string[] {
 interface Outcome {
   passed: number;
   failed: number;
+  skipped: number;
+  seconds: number;
 }
+/** Files named as the slowest ones. */
+const SLOWEST = 5;
 
 function runFile(file: string): Promise<Outcome> {
   return new Promise((resolve) => {
+    const begun = performance.now();
     const child = spawn(process.execPath, ['--import', 'tsx', file], { stdio: ['ignore', 'pipe', 'pipe'] });
     let output = '';
     const keep = (chunk: Buffer) => {
@@ -48,15 +54,21 @@ function runFile(file: string): Promise<Outcome> {
         [...plain.matchAll(new RegExp(`^\\s*${label}:\\s+(\\d+)`, 'gm'))].reduce((n, m) => n + Number(m[1]), 0);
       const total = sum('Total');
       const passed = sum('Passed');
+      // A test that finds what it needs missing says so and returns.
+      const reasons = [...plain.matchAll(/skipped: .+/g)].map(([line]) => line);
+      const skipped = sum('Skipped') + reasons.length;
+      const seconds = Math.round((performance.now() - begun) / 1000);
       let failed = total - passed;
       if (failed === 0 && (code !== 0 || total === 0)) failed = 1;
       const name = relative(HERE, file);
-      if (failed === 0) console.log(`ok    ${name}: ${passed}`);
+      if (failed === 0)
+        console.log(`ok    ${name}: ${passed}${skipped > 0 ? `, ${skipped} skipped` : ''} (${seconds} s)`);
       else {
         console.log(output);
-        console.log(`FAIL  ${name}: ${passed} of ${total} passed, exit ${signal ?? code}`);
+        console.log(`FAIL  ${name}: ${passed} of ${total} passed, exit ${signal ?? code} (${seconds} s)`);
       }
-      resolve({ passed, failed });
+      for (const reason of reasons) console.log(`      ${reason}`);
+      resolve({ passed, failed, skipped, seconds });
     });
   });
 }
@@ -67,13 +79,16 @@ const files =
     ? named.flatMap((p) => collect(p, () => false))
     : collect(HERE, (p) => p === join(HERE, 'vm') || p === join(HERE, 'support'));
 const queue = [...files];
-const sum: Outcome = { passed: 0, failed: 0 };
+const sum = { passed: 0, failed: 0, skipped: 0 };
+const times: { name: string; seconds: number }[] = [];
 await Promise.all(
   Array.from({ length: AT_ONCE }, async () => {
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
       const outcome = await runFile(file);
       sum.passed += outcome.passed;
       sum.failed += outcome.failed;
+      sum.skipped += outcome.skipped;
+      times.push({ name: relative(HERE, file), seconds: outcome.seconds });
     }
   }),
 );
@@ -81,5 +96,8 @@ if (sum.passed + sum.failed === 0) {
   console.log('no test was found');
   sum.failed = 1;
 }
+const slowest = times.sort((a, b) => b.seconds - a.seconds).slice(0, SLOWEST);
+console.log(`slowest: ${slowest.map(({ name, seconds }) => `${name} ${seconds} s`).join(', ')}`);
+if (sum.skipped > 0) console.log(`${sum.skipped} skipped`);
 console.log(`${sum.passed} passed, ${sum.failed} failed`);
 process.exit(sum.failed === 0 ? 0 : 1);
