@@ -1,4 +1,8 @@
-/** Child of heap.test.ts: 10^6 chains direct and 10^6 indirect, then the growth of the heap as JSON. */
+/**
+ * Child of heap.test.ts: 10^6 chains direct and 10^6 indirect, then the growth of the heap as JSON. The best of a few rounds: the
+ * compiler works beside us, and on a busy machine code that is not optimised yet allocates. What a chain allocated would be
+ * there in every round.
+ */
 import { getHeapSpaceStatistics } from 'node:v8';
 import { SgList } from '../../src/memory/sg-list.ts';
 import { DeviceRing } from '../../src/virtio/device-ring.ts';
@@ -58,15 +62,22 @@ const run = (chains: number) => {
 /** Everything ever allocated: what is in use and what was collected, as far as no collection ran in between. */
 const inUse = () => getHeapSpaceStatistics().reduce((sum, space) => sum + space.space_used_size, 0);
 
+const ROUNDS = 4;
+/** Less than a byte a chain. */
+const NOTHING = 1_000_000;
+
 run(100_000); // warm up: code and feedback are allocated too
 const collect = globalThis.gc;
 if (collect === undefined) throw new Error('run with --expose-gc');
-collect();
-collect();
-const before = inUse();
-run(1_000_000);
-const allocated = inUse() - before;
-collect();
-collect();
-const grown = inUse() - before;
+let [allocated, grown] = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
+for (let round = 0; round < ROUNDS && allocated > NOTHING; round++) {
+  collect();
+  collect();
+  const before = inUse();
+  run(1_000_000);
+  allocated = Math.min(allocated, inUse() - before);
+  collect();
+  collect();
+  grown = Math.min(grown, inUse() - before);
+}
 console.log(JSON.stringify({ chains: 2_000_000, grown, allocated }));
