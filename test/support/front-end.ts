@@ -113,8 +113,11 @@ export function inflightBytes(size: number, offset: number, queues: number, queu
   return b;
 }
 
+/** Long enough for an emulated CPU on a busy machine; who waits in vain fails anyway. Milliseconds. */
+const PATIENCE = 60_000;
+
 /** Turn the loop until something holds. */
-export function pump(loop: EventLoop, until: () => boolean, what = 'a condition', ms = 10_000): void {
+export function pump(loop: EventLoop, until: () => boolean, what = 'a condition', ms = PATIENCE): void {
   const end = performance.now() + ms;
   while (!until()) {
     loop.turn(0);
