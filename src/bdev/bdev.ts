@@ -97,6 +97,27 @@ export interface BdevInfo {
 }
 
 /**
+ * A disk whose blocks are memory of this process (or nothing at all): whoever asks where they lie may move the data himself,
+ * at once, and says so afterwards.
+ */
+export interface DirectAccess {
+  /**
+   * Where these blocks lie: sets `memory` and `offset`. @param lba below 2^53 @param blocks not 0
+   * @returns false when they are not there, or not in one piece: `submit` a request then, it is judged there
+   */
+  locate(lba: number, blocks: number): boolean;
+  /** null: the disk keeps nothing, no data is to be moved. */
+  memory: Memory | null;
+  /** Bytes. */
+  offset: number;
+  /**
+   * Requests of one kind were done, for the statistics. @param bytes in all
+   * @param ns how long one of them took, where it was measured; else -1
+   */
+  done(op: BdevOp, requests: number, bytes: number, ns: number): void;
+}
+
+/**
  * A reactor's way to a disk. Single-threaded: all calls come from the reactor that opened it.
  * The event loop calls `poll`, `arm` and reads `fd` as those of any Poller (src/sys/event-loop.ts).
  */
@@ -106,6 +127,8 @@ export interface BdevChannel {
   submit(io: BdevIo): void;
   /** Reap completions. @returns how many. Called once a pass while the loop is awake. */
   poll(): number;
+  /** Absent where the disk is not memory, and where something may hold requests up (rate limits). */
+  readonly direct?: DirectAccess;
   /** Requests submitted and not completed. */
   readonly inFlight: number;
   /** Bytes of every request's buffers are reachable by the device: no bounce. For statistics and tests. */

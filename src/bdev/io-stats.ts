@@ -65,6 +65,13 @@ export class ChannelStats {
     }
   }
 
+  /** So many requests have ended well. */
+  countMany(op: number, requests: number, bytes: number): void {
+    const at = op * GROUP;
+    this.row[at + Field.COUNT] += requests;
+    this.row[at + Field.BYTES] += bytes;
+  }
+
   /** How long it took, for those requests whose time is taken: all, or one in {@link SAMPLE_EVERY}. */
   latency(op: number, ns: number): void {
     const at = op * GROUP;

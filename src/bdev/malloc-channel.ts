@@ -2,7 +2,15 @@ import { performance } from 'node:perf_hooks'; // the global is a getter, which 
 import { copyMemory } from '../memory/copy.ts';
 import type { Memory } from '../memory/memory.ts';
 import type { Mapping } from '../sys/mapping.ts';
-import { type BdevChannel, type BdevInfo, type BdevIo, BdevOp, type BdevShare, BdevStatus } from './bdev.ts';
+import {
+  type BdevChannel,
+  type BdevInfo,
+  type BdevIo,
+  BdevOp,
+  type BdevShare,
+  BdevStatus,
+  type DirectAccess,
+} from './bdev.ts';
 import { firstDifference } from './compare.ts';
 import { BdevError } from './errors.ts';
 import { type ChannelStats, claimStats, SAMPLE_EVERY } from './io-stats.ts';
@@ -28,7 +36,7 @@ const GIVE_BACK_FROM = 0x10_0000;
 /** Longest latency that is counted as it is, nanoseconds. */
 const LONGEST = 0x7fff_ffff;
 
-export class MallocChannel implements BdevChannel {
+export class MallocChannel implements BdevChannel, DirectAccess {
   readonly info: BdevInfo;
   readonly inFlight = 0;
   readonly zeroCopy = true;
@@ -38,6 +46,10 @@ export class MallocChannel implements BdevChannel {
   private readonly givesBack: boolean;
   private removed = false;
   private ticks = 0;
+  // DirectAccess.
+  readonly direct: DirectAccess = this;
+  memory: Memory | null = null;
+  offset = 0;
 
   constructor(share: BdevShare) {
     const data = share.data as MallocShare;
@@ -125,6 +137,23 @@ export class MallocChannel implements BdevChannel {
       }
     }
     return OK;
+  }
+
+  locate(lba: number, blocks: number): boolean {
+    const { blockSize, numBlocks } = this.info;
+    if (this.removed || lba + blocks > numBlocks) return false;
+    const { windows } = this;
+    const at = lba * blockSize;
+    const w = windows.find(at);
+    if (at + blocks * blockSize > windows.start[w + 1]) return false;
+    this.memory = windows.memory[w];
+    this.offset = at - windows.start[w];
+    return true;
+  }
+
+  done(op: BdevOp, requests: number, bytes: number, ns: number): void {
+    this.stats.countMany(op, requests, bytes);
+    if (ns >= 0) this.stats.latency(op, ns);
   }
 
   poll(): number {

@@ -1,4 +1,13 @@
-import { type Bdev, type BdevChannel, type BdevInfo, type BdevIo, BdevOp, type BdevShare, BdevStatus } from './bdev.ts';
+import {
+  type Bdev,
+  type BdevChannel,
+  type BdevInfo,
+  type BdevIo,
+  BdevOp,
+  type BdevShare,
+  BdevStatus,
+  type DirectAccess,
+} from './bdev.ts';
 import { BdevError } from './errors.ts';
 import { type ChannelStats, claimStats, IoStats } from './io-stats.ts';
 import { checkBlockSize, checkName, checkNumBlocks, checkPhysicalBlockSize, checkUuid } from './options.ts';
@@ -73,12 +82,15 @@ export function createNullBdev(options: NullBdevOptions): NullBdev {
   return new NullBdev(options);
 }
 
-export class NullChannel implements BdevChannel {
+export class NullChannel implements BdevChannel, DirectAccess {
   readonly info: BdevInfo;
   readonly inFlight = 0;
   readonly zeroCopy = true;
   private readonly stats: ChannelStats;
   private removed = false;
+  readonly direct: DirectAccess = this;
+  readonly memory = null;
+  readonly offset = 0;
 
   constructor(share: BdevShare) {
     this.info = { ...share.info };
@@ -93,6 +105,14 @@ export class NullChannel implements BdevChannel {
     else io.status = OK;
     this.stats.count(io, io.blocks * info.blockSize);
     io.owner.ioDone(io);
+  }
+
+  locate(lba: number, blocks: number): boolean {
+    return !this.removed && lba + blocks <= this.info.numBlocks;
+  }
+
+  done(op: BdevOp, requests: number, bytes: number): void {
+    this.stats.countMany(op, requests, bytes);
   }
 
   poll(): number {

@@ -29,6 +29,8 @@ const READ = BdevOp.READ;
 const CHECK_CONDITION = ScsiStatus.CHECK_CONDITION;
 const CONFLICT = ScsiStatus.RESERVATION_CONFLICT;
 const COMMANDS = Counter.COMMANDS;
+const READ_COMMANDS = Counter.READ_COMMANDS;
+const WRITE_COMMANDS = Counter.WRITE_COMMANDS;
 const READ_BYTES = Counter.READ_BYTES;
 const WRITE_BYTES = Counter.WRITE_BYTES;
 const READ_NANOSECONDS = Counter.READ_NANOSECONDS;
@@ -228,6 +230,36 @@ export class Lun {
       }
     }
     return true;
+  }
+
+  // Transfers without a task: see plain-cdb.ts and the transport.
+
+  /**
+   * A plain READ or WRITE of this nexus may be done on the spot, by whoever has it, with `channel.direct`: no command is in the
+   * way of another, nothing is to be told first, and no reservation asks who it is. It is never seen by a TMF, for it has
+   * ended before one can come.
+   */
+  open(nexus: number): boolean {
+    if (this.state.words[CHANGES] !== this.seenChanges) this.stateChanged();
+    if (this.reserved || !this.tasks.calm) return false;
+    const record = this.recordOf(nexus);
+    return record < 0 || this.state.words[this.state.nexusWord(record, ATTENTION)] === 0;
+  }
+
+  /** Transfers of one kind were done on the spot. @param bytes in all */
+  transferred(op: BdevOp, commands: number, bytes: number): void {
+    const counters = this.counters;
+    counters[COMMANDS] += commands;
+    // No time has passed on the reactor's clock, as with a disk that is done within `submit`.
+    if (op === READ) {
+      counters[READ_COMMANDS] += commands;
+      counters[READ_BYTES] += bytes;
+      counters[READ_BUCKETS] += commands;
+    } else {
+      counters[WRITE_COMMANDS] += commands;
+      counters[WRITE_BYTES] += bytes;
+      counters[WRITE_BUCKETS] += commands;
+    }
   }
 
   /** The plain transfer of a READ or WRITE came back. */

@@ -72,6 +72,11 @@ export class ScsiTarget implements LunInventory {
     for (const lun of this.map.values()) lun.nexuses.told(nexus, Attention.LUNS_CHANGED);
   }
 
+  /** The unit with this number, or null. Hot path. */
+  unit(id: number): Lun | null {
+    return this.table[id] ?? null;
+  }
+
   execute(task: ScsiTask): void {
     const lun = this.table[task.lun] ?? null;
     if (lun !== null) {

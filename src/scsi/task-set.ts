@@ -178,6 +178,18 @@ export class TaskSet {
     return true;
   }
 
+  /** Writes that are no commands here begin, and end before anything else happens. @returns false when they must not */
+  beginWrites(): boolean {
+    this.state.setWriters(this.slot, ++this.writers);
+    if (!this.state.gateClosed) return true;
+    this.endWrites();
+    return false;
+  }
+
+  endWrites(): void {
+    this.state.setWriters(this.slot, --this.writers);
+  }
+
   close(): void {
     this.state.releaseSlot(this.slot);
   }

@@ -7,6 +7,7 @@ import type { SgList } from '../memory/sg-list.ts';
 import type { EventLoop } from '../sys/event-loop.ts';
 import type { ChainFrame } from '../virtio/chain-reader.ts';
 import type { DeviceRing } from '../virtio/device-ring.ts';
+import type { PlainChains } from '../virtio/plain-chains.ts';
 import { Coalescer, type CoalescingSettings } from './coalescing.ts';
 import type { ModelQueue } from './device-model.ts';
 import { PUBLISH_EVERY, REQUESTS_PER_PASS } from './limits.ts';
@@ -200,6 +201,20 @@ export class RunningRing {
   /** As `read`, for chains with a header in front. */
   readFrame(head: number, frame: ChainFrame): boolean {
     return this.ring.readFrame(head, frame) && this.accept(head);
+  }
+
+  /**
+   * Read a plain chain into a batch. It is not accepted: whoever has it ends it with `completePlain` before he returns to the loop,
+   * or reads it with one of the others.
+   */
+  readPlain(head: number, batch: PlainChains): boolean {
+    return !this.ring.jumpIsIdle && this.ring.readPlain(head, batch);
+  }
+
+  /** @param written bytes written to the writable buffers, from their beginning on */
+  completePlain(head: number, written: number): void {
+    this.ring.push(head, written);
+    if (++this.unpublished >= BATCH) this.publish();
   }
 
   private accept(head: number): true {

@@ -112,14 +112,16 @@ export class ScsiModel implements DeviceModel, ScsiFrontEnd {
   }
 
   describe(): Record<string, unknown> {
-    let [requests, badTargets] = [0, 0];
+    let [requests, express, badTargets] = [0, 0, 0];
     for (const queue of this.requests.values()) {
       requests += queue.requests;
+      express += queue.express;
       badTargets += queue.badTargets;
     }
     return {
       nexus: this.nexus,
       requests,
+      express,
       bad_targets: badTargets,
       task_management_functions: this.control.functions,
       events_sent: this.events.sent,

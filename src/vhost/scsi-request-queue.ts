@@ -7,6 +7,7 @@
 import { copyMemory } from '../memory/copy.ts';
 import { Memory } from '../memory/memory.ts';
 import type { ModelQueue } from './device-model.ts';
+import { ExpressLane } from './express-lane.ts';
 import type { RunningRing } from './running-ring.ts';
 import type { ScsiController } from './scsi-controller.ts';
 import type { RequestHome, RequestPool, RequestSlot } from './scsi-request-pool.ts';
@@ -60,12 +61,15 @@ const answer = new Memory(new ArrayBuffer(112));
 export class RequestQueue implements ModelQueue, RequestHome {
   /** Requests taken. */
   requests = 0;
+  /** Of those, the ones that took the express lane. */
+  express = 0;
   /** Requests to targets that are not there: guests scan. */
   badTargets = 0;
   private readonly controller: ScsiController;
   private readonly nexus: number;
   private readonly pool: RequestPool;
   readonly index: number;
+  private readonly lane: ExpressLane;
   private ring!: RunningRing;
 
   constructor(index: number, controller: ScsiController, nexus: number, pool: RequestPool) {
@@ -73,25 +77,33 @@ export class RequestQueue implements ModelQueue, RequestHome {
     this.controller = controller;
     this.nexus = nexus;
     this.pool = pool;
+    this.lane = new ExpressLane(controller, nexus, this);
   }
 
   begin(ring: RunningRing): void {
     this.ring = ring;
+    this.lane.begin(ring);
   }
 
   poll(budget: number): number {
-    const ring = this.ring;
+    const { ring, lane, pool } = this;
     let n = 0;
-    while (n < budget && this.pool.available) {
+    // Each request in the lane may turn out to need a slot.
+    while (n < budget && pool.room > lane.count) {
       const head = ring.next();
       if (head < 0) break;
       n++;
-      this.take(head);
+      if (!lane.enter(head)) {
+        lane.run(); // before it: it may be one that waits for those
+        this.take(head);
+      }
     }
+    lane.run();
     return n;
   }
 
-  private take(head: number): void {
+  /** A head as `next` gave it goes all the way. */
+  take(head: number): void {
     const ring = this.ring;
     const slot = this.pool.take();
     const { frame, dataOut, dataIn } = slot;
@@ -209,6 +221,7 @@ export class RequestQueue implements ModelQueue, RequestHome {
   }
 
   stopped(): void {
+    this.lane.forget();
     this.pool.forget();
   }
 }

@@ -4,6 +4,7 @@ import { ChainFrame, ChainReader } from './chain-reader.ts';
 import { VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY } from './features.ts';
 import type { InflightLog } from './inflight-log.ts';
 import { availEventOffset, usedEventOffset, VIRTQ_AVAIL, VIRTQ_USED } from './layout.ts';
+import type { PlainChains } from './plain-chains.ts';
 import { type RingPlace, ringPlaceError, ringSizeError } from './ring-place.ts';
 
 /**
@@ -94,6 +95,7 @@ export class DeviceRing {
 
   private readonly mask: number;
   private readonly eventIdx: boolean;
+  private readonly indirect: boolean;
   private readonly inflight: InflightLog | null;
   /** avail.idx as last loaded: entries before it may be read. */
   private knownAvail: number;
@@ -123,6 +125,7 @@ export class DeviceRing {
     this.size = options.size;
     this.mask = options.size - 1;
     this.eventIdx = options.eventIdx;
+    this.indirect = options.indirect;
     this.jumpIsIdle = options.jumpIsIdle ?? false;
     this.inflight = options.inflight ?? null;
     this.nextAvail = options.base;
@@ -304,6 +307,16 @@ export class DeviceRing {
     this.drop(head); // nothing was started for it
     this.fail(`head ${head}: ${this.reader.error}`);
     return false;
+  }
+
+  /**
+   * Read the chain of a head that `pop` has just given into a batch, when it is plain. @returns false: read it with one of the
+   * others. Not for rings whose memory may be exchanged (`jumpIsIdle`).
+   */
+  readPlain(head: number, batch: PlainChains): boolean {
+    if (!batch.read(this.desc32, this.descAt, this.size, this.indirect, head, this.reader.guest)) return false;
+    this.chains++;
+    return true;
   }
 
   /**

@@ -1,0 +1,286 @@
+/**
+ * The express lane of a request queue: plain READs and WRITEs on disks that are memory, done in batches and at once, without a
+ * slot, a task or a command. What such a request needs stands in columns, and each step is one loop over the batch, so
+ * that the waits for memory (headers that the guest has just written, blocks of the disk) overlap.
+ *
+ * Its one rule: it does what the whole way (`RequestQueue.take`) would have done, or leaves the request to that, untouched and in
+ * the ring's order. A request is plain when nothing could refuse it, hold it up or give it up; the layers say so: the shape
+ * of the chain (PlainChains), the command (PlainCdb), the unit (`Lun.open`), the disk (`DirectAccess.locate`).
+ */
+import { BdevOp, type DirectAccess } from '../bdev/bdev.ts';
+import { copyMemory } from '../memory/copy.ts';
+import { type Memory, NO_MEMORY } from '../memory/memory.ts';
+import type { Lun } from '../scsi/lun.ts';
+import { PlainCdb } from '../scsi/plain-cdb.ts';
+import { PlainChains } from '../virtio/plain-chains.ts';
+import { PUBLISH_EVERY } from './limits.ts';
+import type { RunningRing } from './running-ring.ts';
+import type { ScsiController } from './scsi-controller.ts';
+import { flatLun, MAX_TARGETS, REQUEST, RESPONSE } from './scsi-wire.ts';
+
+// Own copies of what each request uses: a constant of another module is loaded and checked at each use.
+const READ = BdevOp.READ;
+const WRITE = BdevOp.WRITE;
+const BATCH = PUBLISH_EVERY;
+const TARGETS = MAX_TARGETS;
+const RESPONSE_BYTES = RESPONSE.size;
+// Word indexes. The LUN's four bytes that count are one word; so are status_qualifier, status and response.
+const LUN = REQUEST.fields.lun[0] >> 2;
+/** Its lowest byte is the task attribute, its highest the operation code. */
+const ATTR_TO_OPCODE = REQUEST.fields.task_attr[0] >> 2;
+const SENSE_LEN = RESPONSE.fields.sense_len[0] >> 2;
+const RESIDUAL = RESPONSE.fields.residual[0] >> 2;
+const STATUS_WORD = RESPONSE.fields.status_qualifier[0] >> 2;
+/** What there is of a response without sense data. */
+const GOOD_BYTES = RESPONSE.fields.sense[0];
+/** The header in whole words: 51 bytes are 13. */
+const HEADER_WORDS = 13;
+const SIMPLE = 0;
+if (HEADER_WORDS !== Math.ceil(REQUEST.size / 4) || REQUEST.fields.cdb[0] !== ATTR_TO_OPCODE * 4 + 3) {
+  throw new Error('express-lane: the header layout has changed');
+}
+
+/** Heads that go the whole way after one has met a disk that is no memory: the look at them costs something, too. */
+const DETOUR = 256;
+/** Every so many batches one is timed. */
+const TIMED = 63;
+
+/** The whole way. */
+export interface WholeWay {
+  take(head: number): void;
+  /** Requests taken, and those of them that the lane has done. */
+  requests: number;
+  express: number;
+}
+
+export class ExpressLane {
+  private readonly chains = new PlainChains(BATCH, REQUEST.size, HEADER_WORDS, RESPONSE.size);
+  private readonly cdb = new PlainCdb();
+  /** Where the blocks of a request lie. */
+  private readonly place: Memory[] = new Array<Memory>(BATCH).fill(NO_MEMORY);
+  private readonly placeAt = new Int32Array(BATCH);
+  private readonly controller: ScsiController;
+  private readonly nexus: number;
+  private readonly whole: WholeWay;
+  private ring!: RunningRing;
+  /** Heads still to go the whole way. */
+  private detour = 0;
+  private ticks = 0;
+  /** What was loaded for no other reason than to have it in the cache. */
+  private touched = 0;
+
+  // The run that is being decided on: requests of one unit, one behind the other.
+  private lun: Lun | null = null;
+  private direct: DirectAccess | null = null;
+  private reads = 0;
+  private readBytes = 0;
+  private writes = 0;
+  private writtenBytes = 0;
+
+  constructor(controller: ScsiController, nexus: number, whole: WholeWay) {
+    this.controller = controller;
+    this.nexus = nexus;
+    this.whole = whole;
+  }
+
+  begin(ring: RunningRing): void {
+    this.ring = ring;
+  }
+
+  /** Requests that have entered and wait for `run`. */
+  get count(): number {
+    return this.chains.count;
+  }
+
+  /** @returns false when the head is to go the whole way, after `run` */
+  enter(head: number): boolean {
+    if (this.detour > 0) {
+      this.detour--;
+      return false;
+    }
+    if (!this.ring.readPlain(head, this.chains)) return false;
+    if (this.chains.count === BATCH) this.run();
+    return true;
+  }
+
+  /** Do all that have entered. */
+  run(): void {
+    const { chains } = this;
+    const { count } = chains;
+    if (count === 0) return;
+    chains.count = 0;
+    if (count > 1) this.touchHeaders(count);
+    for (let i = 0; i < count; ) {
+      const decided = this.decide(i, count);
+      const done = decided > i ? this.perform(i, decided) : i;
+      if (done > i && done === decided) i = done;
+      else {
+        this.leave(done);
+        i = done + 1;
+      }
+    }
+  }
+
+  /** Ask for all headers at once: the guest's processor has each in its cache, and takes its time to give it. */
+  private touchHeaders(count: number): void {
+    const { requestMemory, requestWord } = this.chains;
+    let sum = this.touched;
+    for (let i = 0; i < count; i++) sum = (sum + requestMemory[i].u32[requestWord[i]]) | 0;
+    this.touched = sum;
+  }
+
+  /** The rest of the batch does not enter a ring that broke on the whole way of another: it is as good as never taken. */
+  private leave(i: number): void {
+    const head = this.chains.head[i];
+    if (this.ring.ring.broken === null) this.whole.take(head);
+    else this.ring.ring.push(head, 0);
+  }
+
+  /** The unit that a request's LUN word names, where plain requests may be done at once; else null. */
+  private unitOf(word: number): Lun | null {
+    const target = (word >>> 8) & 0xff;
+    const entry = (word & 0xff) === 1 && target < TARGETS ? this.controller.entries[target] : null;
+    if (entry === null) return null;
+    const lun = entry.target.unit(flatLun((word >>> 16) & 0xff, word >>> 24));
+    if (lun === null) return null;
+    const { direct } = lun.channel;
+    if (direct === undefined) {
+      this.detour = DETOUR;
+      return null;
+    }
+    this.direct = direct;
+    return lun.open(this.nexus) ? lun : null;
+  }
+
+  /**
+   * Judge requests from number `from` on: each word of their headers is loaded once, here.
+   * @returns the number of the first that is not plain, or is for another unit. With writes before it, `beginWrites` was said.
+   */
+  private decide(from: number, count: number): number {
+    const { cdb, place, placeAt } = this;
+    const { requestMemory, requestWord, dataIn, dataBytes } = this.chains;
+    let [reads, readBytes, writes, writtenBytes] = [0, 0, 0, 0];
+    let unit = 0;
+    let i = from;
+    let lun: Lun | null = null;
+    let direct: DirectAccess | null = null;
+    let blockSize = 0;
+    for (; i < count; i++) {
+      const words = requestMemory[i].u32;
+      const w = requestWord[i];
+      const word = words[w + LUN] | 0;
+      if (lun === null || direct === null) {
+        unit = word;
+        lun = this.unitOf(word);
+        direct = this.direct;
+        if (lun === null || direct === null) return i;
+        blockSize = lun.info.blockSize;
+      } else if (word !== unit) break;
+      const first = words[w + ATTR_TO_OPCODE];
+      if ((first & 0xff) !== SIMPLE || !cdb.read(first >>> 24, words, w + ATTR_TO_OPCODE + 1)) break;
+      const { blocks } = cdb;
+      const bytes = dataBytes[i];
+      if (blocks > lun.maxTransfer || blocks * blockSize !== bytes) break;
+      if (cdb.op === READ) {
+        if (dataIn[i] === 0) break;
+      } else if (dataIn[i] !== 0 || lun.writeProtected) break;
+      if (!direct.locate(cdb.lba, blocks)) break;
+      if (cdb.op === READ) {
+        reads++;
+        readBytes += bytes;
+      } else {
+        if (writes === 0 && !lun.tasks.beginWrites()) break;
+        writes++;
+        writtenBytes += bytes;
+      }
+      if (direct.memory !== null) {
+        place[i] = direct.memory;
+        placeAt[i] = direct.offset;
+      }
+    }
+    this.lun = lun;
+    this.reads = reads;
+    this.readBytes = readBytes;
+    this.writes = writes;
+    this.writtenBytes = writtenBytes;
+    return i;
+  }
+
+  /** Do requests that were decided on. @returns the number of the first that was not done */
+  private perform(from: number, decided: number): number {
+    const { lun, direct } = this;
+    if (lun === null || direct === null) return from;
+    let end = decided;
+    let ns = -1;
+    if (direct.memory !== null) {
+      const timed = (this.ticks++ & TIMED) === 0;
+      const began = timed ? performance.now() : 0;
+      end = this.move(from, decided);
+      if (timed) ns = (((performance.now() - began) * 1e6) / (decided - from)) | 0;
+    }
+    if (this.writes > 0) lun.tasks.endWrites();
+    this.respond(from, end);
+    this.whole.requests += end - from;
+    this.whole.express += end - from;
+    if (end < decided) return end;
+    if (this.reads > 0) {
+      lun.transferred(READ, this.reads, this.readBytes);
+      direct.done(READ, this.reads, this.readBytes, ns);
+    }
+    if (this.writes > 0) {
+      lun.transferred(WRITE, this.writes, this.writtenBytes);
+      direct.done(WRITE, this.writes, this.writtenBytes, ns);
+    }
+    return end;
+  }
+
+  /** Move the data. @returns the number of the first request whose data could not be moved */
+  private move(from: number, end: number): number {
+    const { place, placeAt } = this;
+    const { dataMemory, dataAt, dataBytes, dataIn } = this.chains;
+    let i = from;
+    try {
+      // Blocks at random places are in no cache: ask for all of them before the first copy has to wait.
+      let sum = this.touched;
+      if (end - from > 1) for (let j = from; j < end; j++) sum = (sum + place[j].u32[placeAt[j] >> 2]) | 0;
+      this.touched = sum;
+      for (; i < end; i++) {
+        if (dataIn[i] !== 0) copyMemory(dataMemory[i], dataAt[i], place[i], placeAt[i], dataBytes[i]);
+        else copyMemory(place[i], placeAt[i], dataMemory[i], dataAt[i], dataBytes[i]);
+      }
+    } catch {
+      // Only when memory was revoked under a request, which its owner should have prevented: the disk says what becomes of it.
+    }
+    return i;
+  }
+
+  /** GOOD, and no residual. First all responses, then all used elements: the guest's processor has to give up each line. */
+  private respond(from: number, end: number): void {
+    const { responseMemory, responseAt, head, dataIn, dataBytes } = this.chains;
+    for (let i = from; i < end; i++) {
+      const at = responseAt[i];
+      if ((at & 3) === 0) {
+        const words = responseMemory[i].u32;
+        const w = at >> 2;
+        words[w + SENSE_LEN] = 0;
+        words[w + RESIDUAL] = 0;
+        words[w + STATUS_WORD] = 0;
+      } else {
+        const bytes = responseMemory[i].u8;
+        for (let b = 0; b < GOOD_BYTES; b++) bytes[at + b] = 0;
+      }
+    }
+    const { ring } = this;
+    for (let i = from; i < end; i++) {
+      ring.completePlain(head[i], dataIn[i] !== 0 ? RESPONSE_BYTES + dataBytes[i] : RESPONSE_BYTES);
+    }
+  }
+
+  /** Name no memory any more. */
+  forget(): void {
+    this.chains.forget();
+    this.place.fill(NO_MEMORY);
+    this.lun = null;
+    this.direct = null;
+  }
+}
