@@ -11,6 +11,9 @@ const LOG = '/tmp/target.log';
 const PID = '/tmp/target.pid';
 /** Seconds; on a busy machine an emulated CPU needs two minutes to start the program. */
 const START_SECONDS = 600;
+const RPC_SECONDS = 300;
+/** Kernel clock ticks per second, as /proc counts CPU time (USER_HZ: 100 on every x86 Linux). */
+const TICKS = 100;
 
 export interface ApplianceTargetOptions {
   /** The vvu device. */
@@ -36,19 +39,25 @@ export class ApplianceTarget {
     this.#options = options;
   }
 
-  /** Binds the devices, reserves huge pages, starts the target and waits until it answers. */
-  static async start(vm: Machine, options: ApplianceTargetOptions = {}): Promise<ApplianceTarget> {
-    const target = new ApplianceTarget(vm, options);
+  /** Binds the devices and reserves huge pages: `restart` starts it. */
+  static async prepare(vm: Machine, options: ApplianceTargetOptions = {}): Promise<ApplianceTarget> {
     const { address = '0000:00:07.0', devices = [], hugepages = 64 } = options;
     await vm.run(HUGEPAGES(hugepages));
-    await vm.run(`${MAIN} setup bind ${[address, ...devices].join(' ')}`);
+    await vm.run(`${MAIN} setup bind ${[...devices, address].join(' ')}`, START_SECONDS);
+    return new ApplianceTarget(vm, options);
+  }
+
+  /** Binds the devices, reserves huge pages, starts the target and waits until it answers. */
+  static async start(vm: Machine, options: ApplianceTargetOptions = {}): Promise<ApplianceTarget> {
+    const target = await ApplianceTarget.prepare(vm, options);
     await target.restart();
     return target;
   }
 
-  /** Starts it again after it has ended. */
-  async restart(): Promise<void> {
-    const { address = '0000:00:07.0', args = [], nodeArgs = [], debug } = this.#options;
+  /** Starts it, for the first time or after it has ended. @param more arguments for this time */
+  async restart(...more: string[]): Promise<void> {
+    const { address = '0000:00:07.0', nodeArgs = [], debug } = this.#options;
+    const args = [...(this.#options.args ?? []), ...more];
     const environment = debug === undefined ? '' : `DEBUG='${debug}' `;
     await this.vm.run(`rm -f ${LOG} ${PID}`);
     const command = `${environment}exec node ${[...nodeArgs, PROGRAM].join(' ')} -T vvu -S ${address} -r ${SOCKET} ${args.join(' ')}`;
@@ -65,7 +74,20 @@ export class ApplianceTarget {
 
   /** Runs `vvu-target rpc METHOD ARGS...`. */
   rpc(...words: string[]): Promise<string> {
-    return this.vm.run(`${MAIN} rpc -r ${SOCKET} ${words.join(' ')}`);
+    return this.vm.run(`${MAIN} rpc -r ${SOCKET} ${words.join(' ')}`, RPC_SECONDS);
+  }
+
+  /** Gives `vvu-target rpc` these command lines on its standard input: one start of Node for all. */
+  rpcLines(lines: readonly string[]): Promise<string> {
+    return this.vm.run(`${MAIN} rpc -r ${SOCKET} <<'END'\n${lines.join('\n')}\nEND`, RPC_SECONDS);
+  }
+
+  /** CPU time of all its threads since its start, in seconds, as the guest counts it. */
+  async cpuSeconds(): Promise<number> {
+    const stat = await this.vm.run(`cat /proc/$(cat ${PID})/stat`);
+    // Fields 14 and 15 of proc(5); field 2 may hold blanks, so count from behind it.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return (Number(fields[11]) + Number(fields[12])) / TICKS;
   }
 
   log(): Promise<string> {

@@ -22,9 +22,21 @@ export interface ApplianceMachine extends Omit<MachineOptions, 'qemu' | 'kernel'
   append?: string;
 }
 
+/** Where the disks' functions lie: the virtio-scsi adapter, and the first NVMe controller. */
+export const HBA = '0000:00:05.0';
+export const NVME = '0000:00:06.0';
+
 /** Makes 2 MiB pages available and lists what is there; for the guest's shell. */
 export const HUGEPAGES = (count: number) =>
   `echo ${count} >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages && grep -i ^hugepages_ /proc/meminfo`;
+
+/** Fetches and builds what an appliance VM under QEMU 11 needs, so that starting one is quick; returns QEMU's version. */
+export async function prepareAppliance(): Promise<string> {
+  await ensureBuilt();
+  await vmlinux(await kernel());
+  await applianceImage();
+  return (await qemu('11')).version.join('.');
+}
 
 /** Starts an appliance VM; its guest is only about to boot then. */
 export async function startAppliance(options: ApplianceMachine): Promise<Machine> {
@@ -38,9 +50,10 @@ export async function startAppliance(options: ApplianceMachine): Promise<Machine
     args.push('-drive', `if=none,id=${id},file=${file},format=raw,cache=writeback`);
   nvme.forEach((file, i) => {
     drive(`nvme${i}`, file);
-    args.push('-device', `nvme,id=nvme-${i},drive=nvme${i},serial=NVME${i}`);
+    const slot = i === 0 ? `,addr=${NVME.slice(8)}` : '';
+    args.push('-device', `nvme,id=nvme-${i},drive=nvme${i},serial=NVME${i}${slot}`);
   });
-  if (virtioScsi.length > 0) args.push('-device', `virtio-scsi-pci,id=hba${behind}`);
+  if (virtioScsi.length > 0) args.push('-device', `virtio-scsi-pci,id=hba,addr=${HBA.slice(8)}${behind}`);
   virtioScsi.forEach((file, i) => {
     drive(`scsi${i}`, file);
     args.push('-device', `scsi-hd,bus=hba.0,scsi-id=${i},drive=scsi${i}`);

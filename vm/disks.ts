@@ -1,5 +1,16 @@
-/** The SCSI disks that a guest's Linux sees. */
+/** Disks: raw images for machines, and the SCSI disks that a guest's Linux sees. */
+import { closeSync, existsSync, ftruncateSync, openSync } from 'node:fs';
 import type { Machine } from './machine.ts';
+
+/** A raw image, sparse and zeroed, unless there is one already. Returns its path. */
+export function diskImage(path: string, mebibytes: number): string {
+  if (!existsSync(path)) {
+    const fd = openSync(path, 'w');
+    ftruncateSync(fd, mebibytes * 2 ** 20);
+    closeSync(fd);
+  }
+  return path;
+}
 
 export interface GuestDisk {
   /** SCSI target number. */

@@ -13,7 +13,7 @@ export interface RelayOptions {
 }
 
 /** What the appliance's QEMU (11.1 or later) has to be started with. */
-function deviceArguments(options: RelayOptions): string {
+export function deviceArguments(options: Pick<RelayOptions, 'appliance' | 'vrings'>): string {
   const queues = options.vrings + 2;
   return (
     `-chardev socket,id=vvu0,path=${options.appliance} ` +
