@@ -35,6 +35,8 @@ export class BlkSlot implements BdevIoOwner {
   /** Ranges in `ranges`, and the next to do. */
   rangeCount = 0;
   nextRange = 0;
+  /** How often it was made again. */
+  retries = 0;
   /** The disk has it. */
   busy = false;
   /** Reactor clock when it was taken, nanoseconds. */

@@ -34,6 +34,8 @@ const RANGE_FLAGS = BLK_RANGE.fields.flags[0] >> 2;
 const MAX_HIGH_WORD = 0x1f_ffff;
 
 const { OK, IOERR, UNSUPP } = VIRTIO_BLK_S;
+/** How often a request is made again that a reset by another user of the disk gave up: drivers take an error for good. */
+const MAX_RETRIES = 8;
 
 /** Scratch of this thread: a status on its way. */
 const answer = new Memory(new ArrayBuffer(8));
@@ -88,6 +90,7 @@ export class BlkRequestQueue implements ModelQueue, BlkHome {
     const { dataOut, dataIn, header, status } = slot;
     slot.home = this;
     slot.head = head;
+    slot.retries = 0;
     if (!ring.read(head, dataOut, dataIn)) {
       this.pool.give(slot);
       return;
@@ -267,7 +270,9 @@ export class BlkRequestQueue implements ModelQueue, BlkHome {
   ioDone(slot: BlkSlot): void {
     const { io } = slot;
     const ok = io.status === BdevStatus.OK;
-    if (ok && (slot.type === VIRTIO_BLK_T.DISCARD || slot.type === VIRTIO_BLK_T.WRITE_ZEROES)) {
+    if (io.status === BdevStatus.ABORTED && !this.ring.abandoned && slot.retries++ < MAX_RETRIES) {
+      this.submit(slot);
+    } else if (ok && (slot.type === VIRTIO_BLK_T.DISCARD || slot.type === VIRTIO_BLK_T.WRITE_ZEROES)) {
       this.nextRange(slot);
     } else {
       const refused = io.status === BdevStatus.NOT_SUPPORTED ? UNSUPP : IOERR;

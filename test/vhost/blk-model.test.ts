@@ -235,6 +235,28 @@ test(
 );
 
 test(
+  'a reset by another user of the disk gives requests up: they are made again, but not for ever',
+  withBlkRig((rig) => {
+    const driver = rig.boot();
+    const abort = (op: BdevOp, times: number) => {
+      for (let i = 0; i < times; i++) rig.disk.failures.push({ op, status: BdevStatus.ABORTED });
+    };
+    rig.disk.log = [];
+    abort(BdevOp.WRITE, 3);
+    assert.is(driver.write(1, pattern(512)).status, S.OK);
+    assert.equal(rig.disk.log, ['WRITE 1+1', 'WRITE 1+1', 'WRITE 1+1', 'WRITE 1+1']);
+    rig.disk.log = [];
+    abort(BdevOp.WRITE_ZEROES, 1);
+    assert.is(driver.run(T.WRITE_ZEROES, 0, { out: ranges([2, 1], [4, 2]) }).status, S.OK);
+    assert.equal(rig.disk.log, ['WRITE_ZEROES 2+1', 'WRITE_ZEROES 2+1', 'WRITE_ZEROES 4+2']);
+    abort(BdevOp.READ, 100);
+    assert.is(driver.read(1, 512).status, S.IOERR);
+    rig.disk.failures.length = 0;
+    assert.is(driver.read(1, 512).status, S.OK, 'the next one begins to count anew');
+  }),
+);
+
+test(
   'a driver that cannot flush gets write through',
   withBlkRig((rig) => {
     const without = (...bits: number[]) => bits.reduce((word, n) => word & ~bit(n), ALL_FEATURES);
