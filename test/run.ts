@@ -68,6 +68,8 @@ function runFile(file: string): Promise<Outcome> {
         console.log(`FAIL  ${name}: ${passed} of ${total} passed, exit ${signal ?? code} (${seconds} s)`);
       }
       for (const reason of reasons) console.log(`      ${reason}`);
+      // What a test measured is worth seeing also when all went well.
+      if (failed === 0) for (const [, note] of plain.matchAll(/^# (.+)$/gm)) console.log(`      ${note}`);
       resolve({ passed, failed, skipped, seconds });
     });
   });

@@ -1,4 +1,4 @@
-/** The appliance on a stock QEMU, with compute VMs of the machine's own QEMU and of a newer one. */
+/** The appliance's devices through VFIO with a vIOMMU; compute VMs of the machine's own QEMU and of a newer one. */
 import { vvuStock } from './vvu-stock.ts';
 
-vvuStock(['system', '11']);
+vvuStock({ access: 'vfio', kinds: ['system', '11'] });
