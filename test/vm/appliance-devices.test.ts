@@ -12,11 +12,11 @@ const test = suite('appliance devices');
 /** One namespace of 512 bytes at NVME, one of 4096 in a slot that lets go of it. */
 const devices = ([first, second]: readonly string[]) => [
   ...['-device', `nvme,id=ssd,drive=${first},serial=NVME0,addr=6`],
-  ...['-device', 'pcie-root-port,id=port,chassis=1,slot=1,addr=7'],
+  ...['-device', 'pcie-root-port,id=rp0,chassis=1,slot=1,addr=7'],
   ...['-device', large(second as string)],
 ];
 const large = (drive: string) =>
-  `nvme,id=pulled,bus=port,drive=${drive},serial=NVME1,logical_block_size=4096,physical_block_size=4096`;
+  `nvme,id=pulled,bus=rp0,drive=${drive},serial=NVME1,logical_block_size=4096,physical_block_size=4096`;
 
 interface Nvme {
   name: string;
