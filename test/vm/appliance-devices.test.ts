@@ -113,7 +113,7 @@ for (const [name, options] of [
     );
     await a.vm.qmp.execute('device_del', { id: 'unit' });
     await until('its end', async () => !(await names()).includes('VirtioScsi0t0'));
-    await a.vm.qmp.human('device_add scsi-hd,id=unit,bus=hba.0,scsi-id=0,drive=scsi0');
+    assert.is(await a.vm.qmp.human('device_add scsi-hd,id=unit,bus=hba.0,scsi-id=0,drive=scsi0'), '');
     await until('its return', async () => (await names()).includes('VirtioScsi0t0'));
   });
 
@@ -137,7 +137,7 @@ for (const [name, options] of [
     });
 
     test('VFIO: and it can come back', async () => {
-      await a.vm.qmp.human(`device_add ${large('nvme1')}`);
+      assert.is(await a.vm.qmp.human(`device_add ${large('nvme1')}`), '');
       await a.vm.until(`ls /sys/bus/pci/devices/${pulled}/driver`);
       await a.cli(
         `setup bind ${pulled}`,
