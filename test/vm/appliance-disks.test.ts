@@ -70,13 +70,12 @@ for (const [name, options, mode, bound] of [
       assert.is(sha256(a.scsi), run.targets[0]?.sha256, 'the image holds what was written');
       assert.is(sha256(a.nvme[0] as string), run.targets[1]?.sha256, 'the image holds what was written');
 
-      // Odd places are copied once, whole pages never.
+      // The devices reach the guest's memory: what is copied is what their commands can't name.
       const { bdevs } = await a.ask<{ bdevs: Stat[] }>('get_bdevs_iostat');
       for (const s of bdevs) {
         const all = s.num_read_ops + s.num_write_ops;
         console.log(`${s.name}: ${all} reads and writes, ${s.num_bounced_ops} bounced`);
-        if (s.name === 'Malloc0') assert.is(s.num_bounced_ops, 0);
-        else assert.ok(s.num_bounced_ops > 0 && s.num_bounced_ops < all, s.name);
+        assert.ok(s.num_bounced_ops < all / 2, s.name);
       }
 
       assert.is(await a.endTarget('INT'), 0);
