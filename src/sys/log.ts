@@ -25,15 +25,32 @@ function writeLine(...args: unknown[]): void {
   }
 }
 
-const layers = new Set<string>();
-
-/** Layers that have a logger on this thread, in the order of the alphabet. */
-export function logLayers(): string[] {
-  return [...layers].sort();
-}
+/**
+ * All layers, in the order of the alphabet. Named here, and not gathered as modules are loaded: no thread loads them all, and
+ * the main thread tells the operator what there is.
+ */
+export const LOG_LAYERS = [
+  'dma',
+  'file',
+  'io',
+  'io-uring',
+  'loop',
+  'nvme',
+  'pci',
+  'reactor',
+  'relay',
+  'rpc',
+  'sys',
+  'target',
+  'thread-io',
+  'vhost',
+  'virtio-scsi',
+  'vvu',
+] as const;
+export type LogLayer = (typeof LOG_LAYERS)[number];
 
 /** Whether a layer's lines are written on this thread. */
-export function enabledLogs(layer: string): boolean {
+export function enabledLogs(layer: LogLayer): boolean {
   return createDebug.enabled(`vvu:${layer}`);
 }
 
@@ -44,8 +61,7 @@ export function enableLogs(namespaces: string): void {
   createDebug.enable(namespaces);
 }
 
-export function logger(layer: string): Logger {
-  layers.add(layer);
+export function logger(layer: LogLayer): Logger {
   const log = createDebug(`vvu:${layer}`);
   log.log = writeLine;
   const warn = (...args: unknown[]) => writeLine(`${new Date().toISOString()} vvu:${layer}`, format(...args));

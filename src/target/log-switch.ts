@@ -1,4 +1,4 @@
-import { enabledLogs, enableLogs, logLayers } from '../sys/log.ts';
+import { enabledLogs, enableLogs, LOG_LAYERS } from '../sys/log.ts';
 import { TargetError } from './errors.ts';
 
 /** Switches the log lines of layers while the target runs, on the main thread and on every reactor. */
@@ -13,7 +13,7 @@ export class LogSwitch {
 
   /** Layer → whether it logs. */
   flags(): Record<string, boolean> {
-    return Object.fromEntries(logLayers().map((layer) => [layer, enabledLogs(layer)]));
+    return Object.fromEntries(LOG_LAYERS.map((layer) => [layer, enabledLogs(layer)]));
   }
 
   /** @param flag a layer or "all". @throws TargetError EINVAL */

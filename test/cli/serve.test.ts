@@ -133,6 +133,19 @@ test('DEBUG logs by layer', async () => {
   assert.not(/vvu:rpc/.test(program.stderr));
 });
 
+test('a layer that only reactors know can be switched in a running target', async () => {
+  const folder = newFolder();
+  const program = await startTarget(folder, ['--malloc', '1M']);
+  const flags = (await call(folder, 'log_get_flags')) as Record<string, boolean>;
+  assert.is(flags['vhost'], false);
+  assert.is(await rpc(folder, 'log_set_flag', 'vhost'), '');
+  const guest = connectGuest(join(folder, 'vhost.0'));
+  assert.is(guest.scsi.ready(0, TEST_UNIT_READY).status, 0);
+  guest.close();
+  await program.end('SIGTERM');
+  assert.match(program.stderr, /vvu:vhost .*: GET_FEATURES flags/);
+});
+
 test('mistakes are told in one line: what, where, what next', async () => {
   const folder = newFolder();
   const r = ['-r', join(folder, 'rpc.sock')];
