@@ -53,7 +53,7 @@ function look(path: string): BigIntStats {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT') {
-      throw new BdevError('ENOENT', `${path}: no such file; create it first (truncate -s 10G ${path})`, 'filename');
+      throw new BdevError('ENOENT', `${path}; create it first (truncate -s 10G ${path})`, 'filename');
     }
     if (code === 'EACCES')
       throw new BdevError('EACCES', `${path}: a directory on the way may not be searched`, 'filename');
