@@ -1,0 +1,3 @@
+import { applianceDevices } from './appliance-devices.ts';
+
+applianceDevices('sysfs');
