@@ -103,6 +103,18 @@ async function vmWaits(): Promise<void> {
   assert.is(await load.exitCode(), null, 'fio waits');
 }
 
+/** As `test`, but what is wrong is said at once: the machines may take minutes to the end. */
+function step(name: string, body: () => Promise<void>): void {
+  test(name, async () => {
+    try {
+      await body();
+    } catch (error) {
+      console.log(error, `\n--- relay\n${relay.output}`);
+      throw error;
+    }
+  });
+}
+
 test.before(async () => {
   try {
     scratch = scratchFolder('kill');
@@ -125,7 +137,7 @@ test.after(async () => {
   scratch?.remove();
 });
 
-test('the target: all else lives; the next target serves on, and nothing is lost', async () => {
+step('the target: all else lives; the next target serves on, and nothing is lost', async () => {
   await startLoad();
   assert.is(await target.end('KILL'), 128 + 9);
   await vmWaits();
@@ -136,7 +148,7 @@ test('the target: all else lives; the next target serves on, and nothing is lost
   await loadEnds();
 });
 
-test('the appliance VM: the compute VM waits for the next one with the same disk', async () => {
+step('the appliance VM: the compute VM waits for the next one with the same disk', async () => {
   await startLoad();
   await appliance.close();
   await relay.says(/the appliance's QEMU has gone/, 30);
@@ -145,22 +157,25 @@ test('the appliance VM: the compute VM waits for the next one with the same disk
   await loadEnds();
 });
 
-test('the relay: the target says so and leaves the compute VM alone; relay and appliance are started anew', async () => {
-  await startLoad();
-  assert.is(await relay.end('SIGKILL'), 'SIGKILL');
-  await vmWaits();
-  assert.ok(alive(appliance), 'the QEMU of the appliance');
-  await appliance.until('grep -q "the relay does not answer" /tmp/target.log', SILENCE_SECONDS);
-  assert.ok(alive(appliance));
-  const [controller] = JSON.parse(await target.rpc('vhost_get_controllers'));
-  assert.equal(controller.sessions, [], 'the target has let go of the compute VM');
-  await appliance.close();
-  await relay.restart();
-  await startStorage();
-  await loadEnds();
-});
+step(
+  'the relay: the target says so and leaves the compute VM alone; relay and appliance are started anew',
+  async () => {
+    await startLoad();
+    assert.is(await relay.end('SIGKILL'), 'SIGKILL');
+    await vmWaits();
+    assert.ok(alive(appliance), 'the QEMU of the appliance');
+    await appliance.until('grep -q "the relay does not answer" /tmp/target.log', SILENCE_SECONDS);
+    assert.ok(alive(appliance));
+    const [controller] = JSON.parse(await target.rpc('vhost_get_controllers'));
+    assert.equal(controller.sessions, [], 'the target has let go of the compute VM');
+    await appliance.close();
+    await relay.restart();
+    await startStorage();
+    await loadEnds();
+  },
+);
 
-test('the compute VM: the others live, and another one finds what was written', async () => {
+step('the compute VM: the others live, and another one finds what was written', async () => {
   await startLoad();
   await vm.close();
   await relay.says(/the compute VM is gone/, 30);
@@ -171,7 +186,7 @@ test('the compute VM: the others live, and another one finds what was written', 
   await loadEnds();
 });
 
-test('after all that: the target ends in order, and no QEMU has ended by itself', async () => {
+step('after all that: the target ends in order, and no QEMU has ended by itself', async () => {
   await vm.powerOff();
   assert.is(await target.end('INT'), 0);
   await relay.says(/said goodbye/, 10);
@@ -179,7 +194,7 @@ test('after all that: the target ends in order, and no QEMU has ended by itself'
   assert.not.match(relay.output, /refused|sent /);
 });
 
-test('a reset of the device without a relay: what QEMU does itself', async () => {
+step('a reset of the device without a relay: what QEMU does itself', async () => {
   await target.restart();
   assert.is(await relay.end('SIGKILL'), 'SIGKILL');
   await appliance.until('grep -q "the relay does not answer" /tmp/target.log', SILENCE_SECONDS);
