@@ -20,6 +20,11 @@ export class BlkController {
   channel: BdevChannel | null;
   /** Requests that the disk has. */
   outstanding = 0;
+  /**
+   * The cache mode as a driver set it last; on before any did. It outlives sessions: a QEMU that connects again shows its guest
+   * what it had read at first.
+   */
+  writeback = true;
   private readonly frontEnds = new Set<BlkFrontEnd>();
   private whenIdle: (() => void) | null = null;
 

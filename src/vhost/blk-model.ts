@@ -43,11 +43,15 @@ export class BlkModel implements DeviceModel, BlkFrontEnd, BlkSession {
 
   private readonly queues = new Map<number, BlkRequestQueue>();
   private accepted = 0n;
-  /** The cache mode as the driver set it. Before any driver: on. */
-  private writeback = true;
+  /**
+   * The cache mode as this front end's drivers set it. A device reset leaves it: QEMU shows the next driver what the last
+   * one set, from a copy, and tells nobody; and a driver that is shown "off" does not flush.
+   */
+  private writeback: boolean;
 
   constructor(controller: BlkController) {
     this.controller = controller;
+    this.writeback = controller.writeback;
     this.features = blkFeatures(controller.info, controller.readOnly);
     this.id = new Memory(new ArrayBuffer((ID_BYTES + 7) & ~7));
     new TextEncoder().encodeInto(controller.info.name, this.id.u8.subarray(0, ID_BYTES));
@@ -57,7 +61,7 @@ export class BlkModel implements DeviceModel, BlkFrontEnd, BlkSession {
   readConfig(offset: number, size: number): Uint8Array | null {
     if (offset + size > BLK_CONFIG.size) return null;
     const { info, readOnly } = this.controller;
-    return blkConfig(info, readOnly, this.writeback).slice(offset, offset + size);
+    return blkConfig(info, readOnly, this.writeback && !this.cannotFlush).slice(offset, offset + size);
   }
 
   /** Only the cache mode can be written. A migration brings it too, among fields that are the disk's own here. */
@@ -72,22 +76,25 @@ export class BlkModel implements DeviceModel, BlkFrontEnd, BlkSession {
     if (!hasFeature(this.features, BlkFeature.CONFIG_WCE)) {
       return migrating || value === 0 ? null : 'the disk has no write cache to switch on';
     }
-    this.writeback = value === 1;
+    this.writeback = this.controller.writeback = value === 1;
     this.setWriteThrough();
     return null;
   }
 
   setFeatures(features: bigint): void {
-    // The same word comes again when the device starts: the cache mode that the driver has set is not to be lost.
-    if (features !== this.accepted) this.writeback = features === 0n || hasFeature(features, BlkFeature.FLUSH);
     this.accepted = features;
     this.setWriteThrough();
   }
 
+  /** §5.2.5.2: such a driver finds the cache off. */
+  private get cannotFlush(): boolean {
+    return hasFeature(this.accepted, BlkFeature.CONFIG_WCE) && !hasFeature(this.accepted, BlkFeature.FLUSH);
+  }
+
   /** §5.2.6.2: a driver that cannot flush, or has turned the cache off, relies on every single write. */
   private setWriteThrough(): void {
-    const switchable = hasFeature(this.accepted, BlkFeature.CONFIG_WCE);
-    const cached = switchable ? this.writeback : hasFeature(this.accepted, BlkFeature.FLUSH);
+    const off = hasFeature(this.accepted, BlkFeature.CONFIG_WCE) && !this.writeback;
+    const cached = hasFeature(this.accepted, BlkFeature.FLUSH) && !off;
     this.writeThrough = this.controller.info.writeCache && !cached;
   }
 

@@ -5,7 +5,7 @@ import { BlkController } from '../../src/vhost/blk-controller.ts';
 import { BlkModel } from '../../src/vhost/blk-model.ts';
 import { Session } from '../../src/vhost/session.ts';
 import { MemoryChannel } from '../scsi/support/memory-channel.ts';
-import { bit, settle } from '../support/front-end.ts';
+import { bit, SEABIOS_FEATURES, settle } from '../support/front-end.ts';
 import { ALL_FEATURES, BLK_PROTOCOL, F, ranges, S, T } from '../support/front-end-blk.ts';
 import { SharedGuest } from '../support/front-end-memory.ts';
 import { assert, suite } from '../support/suite.ts';
@@ -231,6 +231,33 @@ test(
     assert.equal(wrote(), through);
     assert.is(driver.setConfig(32, [1]), 0n);
     assert.equal(wrote(), cached);
+  }, CACHED),
+);
+
+test(
+  'the cache mode outlives a reboot and a lost connection: QEMU shows a driver what the last one set, and tells nobody',
+  withBlkRig((rig) => {
+    const driver = rig.boot();
+    assert.is(driver.setConfig(32, [0]), 0n);
+    for (const features of [SEABIOS_FEATURES, ALL_FEATURES]) {
+      driver.frontEnd.stop();
+      driver.frontEnd.resetDevice();
+      rig.start(driver, features);
+      rig.disk.log = [];
+      assert.is(driver.write(1, pattern(512)).status, S.OK);
+      assert.equal(rig.disk.log, ['WRITE 1+1 fua']);
+      assert.is((driver.config(32, 1) as Buffer)[0], 0);
+    }
+    // The connection is lost, and made again: QEMU does not read the config space anew.
+    driver.frontEnd.close();
+    const again = rig.boot();
+    rig.disk.log = [];
+    again.write(1, pattern(512));
+    assert.equal(rig.disk.log, ['WRITE 1+1 fua']);
+    assert.is(again.setConfig(32, [1]), 0n);
+    rig.disk.log = [];
+    again.write(1, pattern(512));
+    assert.equal(rig.disk.log, ['WRITE 1+1']);
   }, CACHED),
 );
 
