@@ -17,6 +17,9 @@ const SIGACTION_BYTES = 152;
 /** How often the guard looks; a call is interrupted when it is found in two looks. Milliseconds. */
 const LOOK_MS = 500;
 
+/** What a guarding thread says when it is ready. */
+export const ON_GUARD = 'on guard';
+
 const BEGUN = 0;
 const ENDED = 1;
 

@@ -1,4 +1,5 @@
 import { EventLoop } from '../../sys/event-loop.ts';
+import { guardThisThread } from '../../sys/guard-this-thread.ts';
 import { notifySystemd } from '../../sys/systemd.ts';
 import { Relay } from '../../vvu/relay/relay.ts';
 import { fatal } from '../report.ts';
@@ -21,7 +22,9 @@ export function deviceArguments(options: Pick<RelayOptions, 'appliance' | 'vring
   );
 }
 
-export function runRelay(options: RelayOptions): void {
+export async function runRelay(options: RelayOptions): Promise<void> {
+  // A compute VM must not be able to hold this thread up: the appliance's QEMU waits for it, with its VM.
+  await guardThisThread();
   const loop = new EventLoop({ onError: (error) => console.error('vvu-target relay:', error) });
   let relay: Relay;
   try {

@@ -163,10 +163,15 @@ export class ComputeLink implements TransportHandler {
     return true;
   }
 
+  /** An eventfd of the compute VM held us up: whoever does that has no business here. */
+  private readonly blocked = (): void => {
+    this.loop.defer(() => this.close('it made an eventfd block, and held up the relay by it'));
+  };
+
   private setKick(vring: number, fd: Fd | undefined): void {
     this.dropKick(vring);
     if (fd === undefined) return;
-    const event = EventFd.adopt(fd);
+    const event = EventFd.adopt(fd, this.blocked);
     const watch = this.loop.watch(event.fd.number, () => {
       if (event.drain()) this.events.kicked(vring);
     });
@@ -176,7 +181,7 @@ export class ComputeLink implements TransportHandler {
   private setCall(vring: number, fd: Fd | undefined): void {
     const old = this.calls.get(vring);
     if (fd === undefined) this.calls.delete(vring);
-    else this.calls.set(vring, EventFd.adopt(fd));
+    else this.calls.set(vring, EventFd.adopt(fd, this.blocked));
     old?.close();
   }
 
