@@ -51,11 +51,6 @@ for (const [name, options, mode, bound] of [
         (await a.ask<Bdev[]>('get_bdevs')).map((b) => `${b.name} ${b.product_name} ${b.block_size} ${b.num_blocks}`),
         ['VirtioScsi0t0 Virtio SCSI Disk 512 32768', 'NVMe1n1 NVMe disk 512 32768', 'Malloc0 Malloc disk 512 32768'],
       );
-      const [controller] =
-        await a.ask<[{ ctrlrs: [{ access_mode: string; interrupts: boolean }] }]>('get_nvme_controllers');
-      assert.is(controller.ctrlrs[0].access_mode, mode);
-      assert.is(controller.ctrlrs[0].interrupts, mode === 'vfio');
-
       const run = await a.verify({ targets: [0, 1, 2], depths: [1, 8, 64], mebibytes: 8 });
       console.log(JSON.stringify(run));
       assert.is(run.lost, 0);
@@ -71,8 +66,13 @@ for (const [name, options, mode, bound] of [
       assert.is(sha256(a.nvme[0] as string), run.targets[1]?.sha256, 'the image holds what was written');
 
       // The devices reach the guest's memory: what is copied is what their commands can't name.
-      const { bdevs } = await a.ask<{ bdevs: Stat[] }>('get_bdevs_iostat');
-      for (const s of bdevs) {
+      const [stats, [controller]] = (await a.calls('get_bdevs_iostat', 'get_nvme_controllers')) as [
+        { bdevs: Stat[] },
+        [{ ctrlrs: [{ access_mode: string; interrupts: boolean }] }],
+      ];
+      assert.is(controller.ctrlrs[0].access_mode, mode);
+      assert.is(controller.ctrlrs[0].interrupts, mode === 'vfio');
+      for (const s of stats.bdevs) {
         const all = s.num_read_ops + s.num_write_ops;
         console.log(`${s.name}: ${all} reads and writes, ${s.num_bounced_ops} bounced`);
         assert.ok(s.num_bounced_ops < all / 2, s.name);
