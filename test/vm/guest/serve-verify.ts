@@ -85,6 +85,12 @@ frontEnd.start();
 const scsi = new ScsiDriver(frontEnd);
 const ring = frontEnd.ring(2);
 loop.watch(ring.call.fd.number, () => ring.call.drain());
+let hungUp = false;
+const line = loop.watch(frontEnd.socket.number, () => {
+  if (!frontEnd.hungUp) return;
+  hungUp = true;
+  line.close();
+});
 
 interface Slot {
   /** Guest addresses of header, response and data. */
@@ -147,7 +153,7 @@ function turn(): boolean {
     lastEnd = performance.now();
     return true;
   }
-  if (performance.now() - lastEnd > PATIENCE) {
+  if (hungUp || performance.now() - lastEnd > PATIENCE) {
     lost = byHead.size;
     return false;
   }
@@ -233,7 +239,7 @@ class Disk {
     const until = performance.now() + options.seconds * 1000;
     let left = options.mebibytes * MIB;
     lastEnd = performance.now();
-    const more = () => !this.gone && (options.seconds > 0 ? performance.now() < until : left > 0);
+    const more = () => !this.gone && !hungUp && (options.seconds > 0 ? performance.now() < until : left > 0);
     const begin = (slot: Slot, first: number) => {
       if (!more()) return;
       const size = [1, 4096, 4096, 4096, 32768, 131072, options.maxBytes][random(7)] as number;
@@ -272,7 +278,7 @@ class Disk {
   learnAll(): void {
     (slots[0] as Slot).data = data;
     const step = MIB / this.blockSize;
-    for (let lba = 0; lba < this.blocks && !this.gone; lba += step) {
+    for (let lba = 0; lba < this.blocks && !this.gone && !hungUp; lba += step) {
       this.learn(slots[0] as Slot, lba, Math.min(step, this.blocks - lba), () => {});
       while (byHead.size > 0 && turn());
     }
@@ -311,7 +317,7 @@ class Disk {
   }
 
   flush(): void {
-    if (this.gone) return;
+    if (this.gone || hungUp) return;
     const slot = slots[0] as Slot;
     slot.done = (end) => this.ended(end);
     submit(slot, this.target, new Uint8Array([SYNCHRONIZE_CACHE, 0, 0, 0, 0, 0, 0, 0, 0, 0]), null, false);
