@@ -1,6 +1,6 @@
 import type { BdevShare } from '../bdev/bdev.ts';
 import type { SavedReservations } from '../scsi/reservation-store.ts';
-import type { LayoutName } from '../vvu/driver/layouts.ts';
+import type { LayoutName } from '../vvu/driver/layout-names.ts';
 
 /**
  * What the main thread asks of a reactor, and what it answers: plain data that survives structured clone. Everything a

@@ -5,7 +5,7 @@ import { QosLimiter } from '../bdev/qos.ts';
 import { LUN_STATE_BYTES, LunState } from '../scsi/lun-state.ts';
 import { allowedCpus } from '../sys/affinity.ts';
 import { logger } from '../sys/log.ts';
-import type { LayoutName } from '../vvu/driver/layouts.ts';
+import type { LayoutName } from '../vvu/driver/layout-names.ts';
 import { type BdevEntry, BdevRegistry, type RateLimits, shareOf } from './bdev-registry.ts';
 import type {
   CommandName,
@@ -28,7 +28,7 @@ import { TargetDevices } from './devices.ts';
 import { TargetError } from './errors.ts';
 import { LogSwitch } from './log-switch.ts';
 import { type Reactor, WorkerReactor } from './reactor.ts';
-import { ReservationFiles } from './reservation-files.ts';
+import type { ReservationFiles } from './reservation-files.ts';
 
 /**
  * What runs, seen from the main thread: disks, controllers, reactors. The RPC methods are thin wrappers of this.
@@ -69,6 +69,11 @@ export interface NewController {
   delay?: boolean | undefined;
   /** Make a block controller with this disk, instead of a SCSI controller. */
   disk?: { bdevName: string; readOnly?: boolean | undefined } | undefined;
+}
+
+async function reservationFiles(folder: string): Promise<ReservationFiles> {
+  const { ReservationFiles } = await import('./reservation-files.ts');
+  return new ReservationFiles(folder);
 }
 
 export class Target {
@@ -115,7 +120,7 @@ export class Target {
   /** @throws TargetError for a wrong mask, Error when a thread can not be started or pinned */
   static async start(options: TargetOptions = {}): Promise<Target> {
     const { poll, spinMicroseconds } = options;
-    const files = options.reservations === undefined ? undefined : new ReservationFiles(options.reservations);
+    const files = options.reservations === undefined ? undefined : await reservationFiles(options.reservations);
     const cpus = parseCpuMask(options.mask ?? `[${allowedCpus()[0]}]`);
     if (options.singleThread) {
       // Else this thread needs nothing of what reactors are made of.

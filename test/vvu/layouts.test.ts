@@ -1,6 +1,6 @@
 /** Which layout a device has: by its capabilities, by its id where rows look alike, by the operator's word. */
-import type { LayoutName } from '../../src/vvu/driver/layouts.ts';
-import { LAYOUT_NAMES, LAYOUTS, recognise } from '../../src/vvu/driver/layouts.ts';
+import { LAYOUT_NAMES, type LayoutName } from '../../src/vvu/driver/layout-names.ts';
+import { LAYOUTS, recognise } from '../../src/vvu/driver/layouts.ts';
 import { regionOffsets } from '../../src/vvu/driver/memory-window.ts';
 import type { VirtioCap } from '../../src/vvu/driver/virtio-caps.ts';
 import { assert, suite } from '../support/suite.ts';

@@ -4,7 +4,7 @@ import { parseBdf, requireBdf } from '../../pci/bdf.ts';
 import type { Service, ServiceOptions } from '../../rpc/service.ts';
 import { notifySystemd } from '../../sys/systemd.ts';
 import { Target } from '../../target/target.ts';
-import { LAYOUT_NAMES, type LayoutName } from '../../vvu/driver/layouts.ts';
+import { LAYOUT_NAMES, type LayoutName } from '../../vvu/driver/layout-names.ts';
 import { OperatorError } from '../operator-error.ts';
 import type { QuickDisk } from '../options.ts';
 import { QEMU_NOTES, qemuCommand } from '../qemu-command.ts';

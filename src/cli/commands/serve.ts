@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { LAYOUT_NAMES } from '../../vvu/driver/layouts.ts';
+import { LAYOUT_NAMES } from '../../vvu/driver/layout-names.ts';
 import type { ServeOptions } from '../actions/serve.ts';
 import { DEFAULT_RPC_SOCKET, parseSize, type QuickDisk } from '../options.ts';
 

@@ -11,7 +11,8 @@ import {
   VirtioStatus,
 } from '../../virtio/virtio-pci-common.ts';
 import type { DeviceAccess, Registers } from './device-access.ts';
-import { FIXED_BAR, type LayoutName, type LayoutRow, recognise } from './layouts.ts';
+import type { LayoutName } from './layout-names.ts';
+import { FIXED_BAR, type LayoutRow, recognise } from './layouts.ts';
 import { idleQueuePlace, MessageQueues, ringSize } from './message-queues.ts';
 import { CapType, capOf, type VirtioCap, virtioCaps } from './virtio-caps.ts';
 

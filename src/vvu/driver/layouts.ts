@@ -1,4 +1,5 @@
 import { ProtocolFeature } from '../../vhost/messages.ts';
+import type { LayoutName } from './layout-names.ts';
 import { CapType, capOf, type VirtioCap } from './virtio-caps.ts';
 
 /**
@@ -7,8 +8,6 @@ import { CapType, capOf, type VirtioCap } from './virtio-caps.ts';
  *
  * A device is found by its capabilities, never by its PCI id alone: the ids were given to other virtio devices since.
  */
-export type LayoutName = 'A' | 'B' | 'C' | 'D' | 'S';
-export const LAYOUT_NAMES: readonly LayoutName[] = ['A', 'B', 'C', 'D', 'S'];
 
 /**
  * Where region i of a table begins in the memory window, and where in it the region's guest address:

@@ -10,7 +10,7 @@ import type { KickSource, Notifier, RegionMapping } from '../../vhost/transport.
 import { VvuDevice } from './device.ts';
 import type { DeviceAccess } from './device-access.ts';
 import { FirstMessageLink } from './first-message-link.ts';
-import type { LayoutName } from './layouts.ts';
+import type { LayoutName } from './layout-names.ts';
 import type { Link, LinkEvents } from './link.ts';
 import { mapWindow } from './memory-window.ts';
 import { PollPace } from './poll-pace.ts';
