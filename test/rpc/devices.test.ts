@@ -245,6 +245,23 @@ test('pulled out while nobody uses it: the disks go, the name is free again', ()
     assert.equal(await call('get_nvme_controllers'), []);
   }));
 
+test('a device that cannot be reset: its disks go, it says why until it is detached', () =>
+  on(async ({ call, fakes, until, refused }) => {
+    await call('construct_virtio_pci_scsi_bdev', { pci_address: HBA, name: 'VirtioScsi0' });
+    fakes.hba.failingResets = 1000;
+    await call('bdev_virtio_reset_controller', { name: 'VirtioScsi0' });
+    await until('the disk has gone', async () => (await names(call)).length === 0);
+    const [shown] = (await call('get_virtio_scsi_devs')) as { virtio: { state: string; reason: string } }[];
+    assert.is(shown?.virtio.state, 'failed');
+    assert.match(shown?.virtio.reason ?? '', /reset did not end/);
+    await refused('construct_virtio_pci_scsi_bdev', { pci_address: HBA, name: 'VirtioScsi0' }, -16, /exists already/);
+    fakes.hba.failingResets = 0;
+    assert.is(await call('remove_virtio_bdev', { name: 'VirtioScsi0' }), true);
+    assert.equal(await call('construct_virtio_pci_scsi_bdev', { pci_address: HBA, name: 'VirtioScsi0' }), [
+      'VirtioScsi0t0',
+    ]);
+  }));
+
 test('reset: both kinds', () =>
   on(async ({ call, fakes, until }) => {
     await call('construct_nvme_bdev', nvme);
