@@ -23,7 +23,7 @@ import { fio } from './host-disks.ts';
 const test = suite('kill -9 of each part');
 const NVME = '0000:00:06.0';
 const MIB = 32;
-const WORK = '--rw=randwrite --bs=4k --size=8m';
+const WORK = '--rw=randwrite --bs=4k --size=6m';
 /** Long enough to be met by a kill, and verified while it writes. */
 const LOAD = `${WORK} --rate_iops=150 --verify_backlog=64`;
 /** Two beats of the driver's PING, on an emulated CPU. */
@@ -82,7 +82,7 @@ async function startLoad(): Promise<void> {
   const written = `awk '{print $7}' /sys/block/${disk.device.slice(5)}/stat`;
   const before = Number(await vm.run(written));
   load = await vm.background(fio(disk, LOAD));
-  await vm.until(`[ $(${written}) -gt ${before + 400} ]`, 120);
+  await vm.until(`[ $(${written}) -gt ${before + 100} ]`, 120);
   assert.is(await load.exitCode(), null, 'fio is still at work');
 }
 
@@ -140,11 +140,11 @@ test.after(async () => {
 step('the target: all else lives; the next target serves on, and nothing is lost', async () => {
   await startLoad();
   assert.is(await target.end('KILL'), 128 + 9);
+  // The target's guard (or VFIO, where there is an IOMMU) has turned the device off.
+  await relay.says(/the driver in the appliance has gone/, 30);
   await vmWaits();
   assert.ok(alive(appliance));
-  assert.not.match(relay.output, /has gone/, 'without VFIO nobody tells the relay');
   await target.restart();
-  await relay.says(/the driver in the appliance has gone/, 10);
   await loadEnds();
 });
 
@@ -157,32 +157,32 @@ step('the appliance VM: the compute VM waits for the next one with the same disk
   await loadEnds();
 });
 
-step(
-  'the relay: the target says so and leaves the compute VM alone; relay and appliance are started anew',
-  async () => {
-    await startLoad();
-    assert.is(await relay.end('SIGKILL'), 'SIGKILL');
-    await vmWaits();
-    assert.ok(alive(appliance), 'the QEMU of the appliance');
-    await appliance.until('grep -q "the relay does not answer" /tmp/target.log', SILENCE_SECONDS);
-    assert.ok(alive(appliance));
-    const [controller] = JSON.parse(await target.rpc('vhost_get_controllers'));
-    assert.equal(controller.sessions, [], 'the target has let go of the compute VM');
-    await appliance.close();
-    await relay.restart();
-    await startStorage();
-    await loadEnds();
-  },
-);
-
 step('the compute VM: the others live, and another one finds what was written', async () => {
   await startLoad();
   await vm.close();
-  await relay.says(/the compute VM is gone/, 30);
+  await relay.says(/the compute VM is gone: the front end/, 30);
   assert.ok(alive(appliance));
   await startVm();
   await vm.run(fio(disk, `${WORK} --verify_only`), 300);
+});
+
+step('the relay: the target says so; relay and appliance are started anew', async () => {
   await startLoad();
+  assert.is(await relay.end('SIGKILL'), 'SIGKILL');
+  await vmWaits();
+  assert.ok(alive(appliance), 'the QEMU of the appliance');
+  await appliance.until('grep -q "the relay does not answer" /tmp/target.log', SILENCE_SECONDS);
+  assert.ok(alive(appliance));
+  // What QEMU makes of a device whose back end is dead.
+  const ended = await Promise.race([target.end('INT').catch((e) => `${e}`), appliance.exited]);
+  console.log('SIGINT of the target:', ended, alive(appliance) ? 'QEMU lives' : await appliance.exited);
+  if (alive(appliance)) {
+    const again = await Promise.race([target.restart().catch((e) => `${e}`), appliance.exited]);
+    console.log('another target:', again, alive(appliance) ? 'QEMU lives' : await appliance.exited);
+  }
+  await appliance.close();
+  await relay.restart();
+  await startStorage();
   await loadEnds();
 });
 
@@ -192,18 +192,6 @@ step('after all that: the target ends in order, and no QEMU has ended by itself'
   await relay.says(/said goodbye/, 10);
   assert.ok(alive(appliance));
   assert.not.match(relay.output, /refused|sent /);
-});
-
-step('a reset of the device without a relay: what QEMU does itself', async () => {
-  await target.restart();
-  assert.is(await relay.end('SIGKILL'), 'SIGKILL');
-  await appliance.until('grep -q "the relay does not answer" /tmp/target.log', SILENCE_SECONDS);
-  const ended = await Promise.race([target.end('INT').catch((e) => `${e}`), appliance.exited]);
-  console.log('SIGINT of the target:', ended, 'QEMU', alive(appliance) ? 'lives' : await appliance.exited);
-  if (alive(appliance)) {
-    const again = await Promise.race([target.restart().catch((e) => `${e}`), appliance.exited]);
-    console.log('another target:', again, 'QEMU', alive(appliance) ? 'lives' : await appliance.exited);
-  }
 });
 
 test.run();
