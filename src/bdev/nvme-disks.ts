@@ -1,7 +1,8 @@
 import { type ControllerListener, NvmeController, type NvmeControllerOptions } from '../nvme/controller.ts';
 import type { NvmeDevice } from '../nvme/device.ts';
 import { PciNvmeDevice } from '../nvme/pci-device.ts';
-import { ACCESS_MODES, type AccessMode, type PciAccess } from '../pci/access.ts';
+import type { PciAccess } from '../pci/access.ts';
+import { ACCESS_MODES, type AccessMode } from '../pci/access-mode.ts';
 import { parseBdf } from '../pci/bdf.ts';
 import type { ControlLoop } from '../pci/control-loop.ts';
 import type { PciHost } from '../pci/host.ts';

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path';
-import { ACCESS_MODES, type AccessMode, type PciAccess } from '../pci/access.ts';
+import type { PciAccess } from '../pci/access.ts';
+import { ACCESS_MODES, type AccessMode } from '../pci/access-mode.ts';
 import { parseBdf } from '../pci/bdf.ts';
 import type { ControlLoop } from '../pci/control-loop.ts';
 import type { PciHost } from '../pci/host.ts';

@@ -1,22 +1,11 @@
 import type { Memory } from '../memory/memory.ts';
 import { adopt, type Mapping, type MappingShare } from '../sys/mapping.ts';
+import type { AccessMode } from './access-mode.ts';
 import type { Capability, ConfigAccess } from './config-space.ts';
 import type { ControlLoop } from './control-loop.ts';
 import type { DmaShare } from './dma.ts';
 
-/**
- * A PCI function that this process drives: what every access mode gives. Drivers know nothing of VFIO or sysfs.
- *
- * | mode          | needs                                        | interrupts | DMA goes through  |
- * |---------------|----------------------------------------------|------------|-------------------|
- * | vfio          | an IOMMU; vfio-pci; group viable             | eventfds   | the IOMMU (IOVA = physical address) |
- * | vfio-iommufd  | the same, kernels with iommufd and no groups | eventfds   | the IOMMU         |
- * | vfio-noiommu  | vfio-pci; enable_unsafe_noiommu_mode         | eventfds   | nothing: physical |
- * | sysfs         | no driver bound; root                        | none: poll | nothing: physical |
- */
-export const ACCESS_MODES = ['vfio', 'vfio-iommufd', 'vfio-noiommu', 'sysfs'] as const;
-export type AccessMode = (typeof ACCESS_MODES)[number];
-
+/** A PCI function that this process drives: what every access mode gives. Drivers know nothing of VFIO or sysfs. */
 export interface PciAccess {
   readonly bdf: string;
   readonly mode: AccessMode;

@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { logger } from '../sys/log.ts';
-import type { AccessMode, PciAccess } from './access.ts';
+import type { PciAccess } from './access.ts';
+import type { AccessMode } from './access-mode.ts';
 import { requireBdf } from './bdf.ts';
 import type { ControlLoop } from './control-loop.ts';
 import { MapperKind } from './dma-mapper.ts';

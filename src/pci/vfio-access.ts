@@ -1,7 +1,8 @@
 import { EventFd } from '../sys/eventfd.ts';
 import { pread, pwrite } from '../sys/fd.ts';
 import { mapFile } from '../sys/mapping.ts';
-import { type AccessMode, BarWindow, checkBarRange, type PciAccess, type PciBar } from './access.ts';
+import { BarWindow, checkBarRange, type PciAccess, type PciBar } from './access.ts';
+import type { AccessMode } from './access-mode.ts';
 import {
   type Capability,
   type ConfigAccess,

@@ -1,7 +1,4 @@
 import { z } from 'zod';
-import { createFileBdev } from '../../bdev/file-bdev.ts';
-import { createMallocBdev } from '../../bdev/malloc-bdev.ts';
-import { createNullBdev } from '../../bdev/null-bdev.ts';
 import type { BdevEntry } from '../../target/bdev-registry.ts';
 import { TargetError } from '../../target/errors.ts';
 import { type Method, method } from '../method.ts';
@@ -9,7 +6,10 @@ import { describeBdev } from '../results/bdev-object.ts';
 import { describeIoStats } from '../results/io-stats-object.ts';
 import { bdevName, blockSize, mibToBlocks, numBlocks, physicalBlockSize, uuid } from './fields.ts';
 
-/** Methods about disks: make, delete, resize, list, count. */
+/**
+ * Methods about disks: make, delete, resize, list, count. A kind's code is loaded with its first disk: the command line reads this
+ * table too, and needs none of it.
+ */
 
 const limit = () => z.int().min(0).optional();
 
@@ -67,16 +67,17 @@ export const bdevMethods: readonly Method[] = [
     changesConfig: true,
     handler: async (p, { target }) => {
       const name = p.name ?? target.bdevs.freeName('Malloc');
-      await target.bdevs.create(name, () =>
-        createMallocBdev({
+      await target.bdevs.create(name, async () => {
+        const { createMallocBdev } = await import('../../bdev/malloc-bdev.ts');
+        return createMallocBdev({
           name,
           numBlocks: p.num_blocks,
           blockSize: p.block_size,
           physicalBlockSize: p.physical_block_size,
           uuid: p.uuid,
           hugepages: p.hugepages,
-        }),
-      );
+        });
+      });
       return name;
     },
   }),
@@ -96,15 +97,16 @@ export const bdevMethods: readonly Method[] = [
     result: 'the name of the disk',
     changesConfig: true,
     handler: async (p, { target }) => {
-      await target.bdevs.create(p.name, () =>
-        createNullBdev({
+      await target.bdevs.create(p.name, async () => {
+        const { createNullBdev } = await import('../../bdev/null-bdev.ts');
+        return createNullBdev({
           name: p.name,
           numBlocks: p.num_blocks,
           blockSize: p.block_size,
           physicalBlockSize: p.physical_block_size,
           uuid: p.uuid,
-        }),
-      );
+        });
+      });
       return p.name;
     },
   }),
@@ -137,8 +139,9 @@ export const bdevMethods: readonly Method[] = [
     result: 'the name of the disk',
     changesConfig: true,
     handler: async (p, { target }) => {
-      await target.bdevs.create(p.name, () =>
-        createFileBdev({
+      await target.bdevs.create(p.name, async () => {
+        const { createFileBdev } = await import('../../bdev/file-bdev.ts');
+        return createFileBdev({
           name: p.name,
           filename: p.filename,
           blockSize: p.block_size,
@@ -147,8 +150,8 @@ export const bdevMethods: readonly Method[] = [
           direct: p.direct,
           share: p.share,
           uuid: p.uuid,
-        }),
-      );
+        });
+      });
       return p.name;
     },
   }),

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { ACCESS_MODES } from '../../pci/access.ts';
+import { ACCESS_MODES } from '../../pci/access-mode.ts';
 
 /** Parameters that several methods share. Every text in a schema here ends up in a refusal: "must be …". */
 

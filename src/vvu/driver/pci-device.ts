@@ -1,4 +1,5 @@
-import type { AccessMode, PciAccess } from '../../pci/access.ts';
+import type { PciAccess } from '../../pci/access.ts';
+import type { AccessMode } from '../../pci/access-mode.ts';
 import type { ControlLoop } from '../../pci/control-loop.ts';
 import { PciHost } from '../../pci/host.ts';
 import { MemoryRegisters, type Registers } from '../../virtio/registers.ts';
