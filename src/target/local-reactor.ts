@@ -4,7 +4,7 @@ import { plainError, revive } from './mailbox.ts';
 import { loopOptions, type Reactor, type ReactorOptions } from './reactor.ts';
 import { ReactorCore } from './reactor-core.ts';
 
-/** A reactor on this thread, beside Node's event loop: one thread to debug. Nobody guards it against stalls. */
+/** A reactor on this thread, beside Node's event loop: one thread to debug. Who makes it guards that thread against stalls. */
 export class LocalReactor implements Reactor {
   readonly cpu: number;
   onFailure: (error: Error) => void = () => {};

@@ -1,7 +1,17 @@
 /** The program as its user runs it: quick form, rpc commands as SPDK's guide types them, signals, mistakes, no root. */
-import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { RpcClient } from '../../src/rpc/client.ts';
+import { blockAndFill } from '../support/blocking-eventfd.ts';
 import { write10 } from '../support/front-end-scsi.ts';
 import { connectGuest, INQUIRY, TEST_UNIT_READY } from '../support/guest.ts';
 import { endAll, Program, runProgram, startTarget, useBuild } from '../support/program.ts';
@@ -121,7 +131,15 @@ test('--single-thread serves as well', async () => {
   const program = await startTarget(folder, ['--single-thread', '--malloc', '1M']);
   const guest = connectGuest(join(folder, 'vhost.0'));
   assert.is(guest.scsi.ready(0, TEST_UNIT_READY).status, 0);
-  guest.close();
+  // A front end that makes its eventfd block holds it up for a moment only.
+  const { call: notifier, driver } = guest.frontEnd.ring(2);
+  driver.arm();
+  notifier.drain();
+  blockAndFill(notifier);
+  guest.scsi.submit(0, TEST_UNIT_READY);
+  const other = connectGuest(join(folder, 'vhost.0'));
+  assert.is(other.scsi.ready(0, TEST_UNIT_READY).status, 0);
+  for (const g of [guest, other]) g.close();
   assert.is(await program.end('SIGTERM'), 0);
 });
 
@@ -149,16 +167,27 @@ test('a layer that only reactors know can be switched in a running target', asyn
 test('mistakes are told in one line: what, where, what next', async () => {
   const folder = newFolder();
   const r = ['-r', join(folder, 'rpc.sock')];
+  const file = join(newFolder(), 'file');
+  writeFileSync(file, '');
   await Promise.all([
     mistake(['-m', 'zz', ...r], /^vvu-target: CPU mask "zz": not a hexadecimal number; write 0x3/),
     mistake(
       ['-m', '0x8000000000000000', ...r],
-      /^vvu-target: CPU mask 0x8000000000000000: reactor of CPU 63: .*offline/,
+      /^vvu-target: CPU mask 0x8000000000000000: reactor of CPU 63: .*offline.*; write -m with some of the CPUs that are online: \[\d/,
     ),
     mistake(['-S', join(folder, 'none'), ...r], /-S .*none: there is no such directory; make it/),
     mistake(['--file', join(folder, 'none.img'), ...r], /none\.img/),
     mistake(['--malloc', '10Q', ...r], /'10Q' is invalid.*expected a size such as 64M/),
     mistake(['--nonsense'], /unknown option '--nonsense'/),
+    mistake(['rcp', 'get_bdevs', ...r], /no command 'rcp'.*; did you mean rpc\?/),
+    mistake(['-S', file, ...r], /-S .*file: it is no directory; name one/),
+    mistake(['-T', 'vvu', '-S', '0000:00:1f.6', ...r], /there is no such PCI function; .*setup status --all/),
+    mistake(['-c', folder, ...r], /configuration .*: EISDIR: .*; name a file that can be read \(-c\)/),
+    mistake(
+      ['rpc', 'load_config', '-j', join(folder, 'none.json')],
+      /load_config: ENOENT: .*name a file that can be read/,
+    ),
+    mistake(['--malloc', '64', ...r], /64 bytes are too few for a disk; write 64M for 64 MiB/),
     mistake(['-c', join(folder, 'none.json'), ...r], /configuration .*none\.json: there is no such file/),
     mistake(['-r', join(folder, 'no', 'dir.sock')], /no\/dir\.sock/),
     mistake(['--malloc', '1M', '--state', 'x', ...r], /--state keeps disks that were made by RPC/),
@@ -190,9 +219,18 @@ test('without root: everything but its own folder belongs to somebody else', asy
     assert.is(refused.end, 1);
     assert.match(
       (await runProgram(['--malloc', '1M', '-S', '/var/lib', '-r', 'other.sock'], { ...nobody, cwd: folder })).stderr,
-      /^vvu-target: controller vhost\.0 can not listen: .*\/var\/lib\/vhost\.0: permission denied.*; choose another folder \(-S\)$/m,
+      /^vvu-target: -S \/var\/lib: this user cannot make sockets there \(EACCES\); name a directory of yours$/m,
     );
     assert.match(refused.stderr, /RPC socket \/var\/lib\/rpc\.sock: permission denied; /);
+    const closed = join(root, 'closed');
+    mkdirSync(closed, { mode: 0o700 });
+    const hidden = await runProgram(['-r', join(closed, 'rpc.sock')], { ...nobody, cwd: folder });
+    assert.match(hidden.stderr, /^vvu-target: RPC socket .*: EACCES: .*; choose another path \(-r\)$/m);
+    const unwritable = await runProgram(['-S', closed, '-r', 'other.sock'], { ...nobody, cwd: folder });
+    assert.match(
+      unwritable.stderr,
+      /^vvu-target: -S .*: this user cannot make sockets there \(EACCES\); name a directory/,
+    );
   }
   assert.is(await program.end('SIGTERM'), 0, program.stderr);
 });

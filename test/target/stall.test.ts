@@ -1,25 +1,12 @@
 /** A front end that makes its eventfds block: its neighbours on the same reactor go on. */
 import { join } from 'node:path';
-import { F, O } from '../../src/sys/constants.ts';
-import type { EventFd } from '../../src/sys/eventfd.ts';
-import { write } from '../../src/sys/fd.ts';
-import * as libc from '../../src/sys/libc.ts';
+import { blockAndFill } from '../support/blocking-eventfd.ts';
 import { connectGuest, type Guest, TEST_UNIT_READY } from '../support/guest.ts';
 import { startService } from '../support/service.ts';
 import { assert, suite } from '../support/suite.ts';
 
 const test = suite('a reactor that is made to block');
 const LONG = 15_000;
-
-/** O_NONBLOCK is the open file's, so the peer decides about it too. */
-function block(event: EventFd): void {
-  const flags = libc.fcntl(event.fd.number, F.GETFL, 0);
-  assert.is(libc.fcntl(event.fd.number, F.SETFL, flags & ~O.NONBLOCK), 0);
-}
-
-function fill(event: EventFd): void {
-  assert.is(write(event.fd, new Uint8Array(new BigUint64Array([0xffff_ffff_ffff_fffen]).buffer)), 8);
-}
 
 /** Let Node's loop run as well: the target's main thread is ours here. */
 async function until(holds: () => boolean, what: string): Promise<void> {
@@ -50,8 +37,7 @@ test('a call eventfd that is full and blocks ends its own session only', async (
   const { call, driver } = hostile.frontEnd.ring(2);
   driver.arm();
   call.drain();
-  block(call);
-  fill(call);
+  blockAndFill(call);
   hostile.scsi.submit(0, TEST_UNIT_READY);
   await new Promise((resolve) => setTimeout(resolve, 50)); // the reactor is in it now
   await answers(neighbour);

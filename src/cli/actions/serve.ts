@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseBdf, requireBdf } from '../../pci/bdf.ts';
 import type { Service, ServiceOptions } from '../../rpc/service.ts';
@@ -65,6 +65,11 @@ export async function serve(options: ServeOptions, disks: readonly QuickDisk[], 
       stop(reason);
     },
   };
+  if (options.singleThread) {
+    // Reactors on threads of their own are guarded by this one; it needs one, too.
+    const { guardThisThread } = await import('../../sys/guard-this-thread.ts');
+    await guardThisThread();
+  }
   // The reactors' threads load their code while this one loads that of the RPCs: together that is most of a start.
   const starting = Target.start(settings);
   starting.catch(() => {}); // told below
@@ -97,9 +102,8 @@ function check(options: ServeOptions, disks: readonly QuickDisk[]): void {
   if (options.transport === 'vvu' && parseBdf(options.socket) === undefined) {
     throw new OperatorError(`-T vvu needs the device's PCI address, as in -S 0000:00:07.0; got -S ${options.socket}`);
   }
-  if (options.transport === 'unix' && !existsSync(options.socket)) {
-    throw new OperatorError(`-S ${options.socket}: there is no such directory; make it or name another one`);
-  }
+  if (options.transport === 'unix') checkFolder(options.socket);
+  else checkDevice(options.socket);
   if (disks.length > QUICK_DISKS)
     throw new OperatorError(`${disks.length} disks: a controller has ${QUICK_DISKS} targets at most`);
   if (disks.length > 0 && options.state !== undefined) {
@@ -110,6 +114,28 @@ function check(options: ServeOptions, disks: readonly QuickDisk[]): void {
   if (disks.length > 0 && options.waitForRpc) {
     throw new OperatorError('--wait-for-rpc makes nothing by itself: leave it out, or make the disks by RPC');
   }
+}
+
+/** Controllers come later, by RPC: what would stop them all is told now. */
+function checkFolder(path: string): void {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) {
+    throw new OperatorError(`-S ${path}: there is no such directory; make it or name another one`);
+  }
+  if (!stat.isDirectory()) throw new OperatorError(`-S ${path}: it is no directory; name one`);
+  try {
+    accessSync(path, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new OperatorError(`-S ${path}: this user cannot make sockets there (${code}); name a directory of yours`);
+  }
+}
+
+function checkDevice(bdf: string): void {
+  if (existsSync(join('/sys/bus/pci/devices', requireBdf(bdf)))) return;
+  throw new OperatorError(
+    `-T vvu -S ${bdf}: there is no such PCI function; \`vvu-target setup status --all\` shows those that are there`,
+  );
 }
 
 function announce(socket: string, disks: readonly QuickDisk[]): void {
