@@ -11,7 +11,7 @@ export function parseSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?$/i.exec(text.trim());
   if (match === null) throw new InvalidArgumentError('expected a size such as 64M or 1G.');
   const bytes = Math.floor(Number(match[1]) * UNITS[match[2].toLowerCase()]);
-  if (bytes < 512) throw new InvalidArgumentError('a disk has at least 512 bytes.');
+  if (bytes < 512) throw new InvalidArgumentError(`${bytes} bytes are too few for a disk; write 64M for 64 MiB.`);
   return bytes - (bytes % 512);
 }
 

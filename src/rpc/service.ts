@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { logger } from '../sys/log.ts';
-import { TargetError } from '../target/errors.ts';
+import { isErrnoName, TargetError } from '../target/errors.ts';
 import { readFileIfThere } from '../target/state-file.ts';
 import { Target, type TargetOptions } from '../target/target.ts';
 import { applyConfig, saveConfig } from './config.ts';
@@ -97,7 +97,7 @@ export class Service implements App {
     try {
       // A file that was there before says that it can be written, as a rule: disks go into service whatever it is now.
       if (await this.loadFiles()) this.keeper?.saveOrWarn();
-      else this.keeper?.save();
+      else this.keeper?.create();
     } catch (error) {
       this.state = 'startup';
       throw error;
@@ -158,7 +158,16 @@ export class Service implements App {
 }
 
 function readConfig(path: string): string {
-  const text = readFileIfThere(path);
+  let text: string | undefined;
+  try {
+    text = readFileIfThere(path);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new TargetError(
+      isErrnoName(code) ? code : 'EINVAL',
+      `configuration ${path}: ${message}; name a file that can be read (-c)`,
+    );
+  }
   if (text === undefined) throw new TargetError('ENOENT', `configuration ${path}: there is no such file`);
   return text;
 }

@@ -1,5 +1,5 @@
-import { lstatSync, unlinkSync } from 'node:fs';
-import { TargetError } from '../target/errors.ts';
+import { lstatSync, type Stats, unlinkSync } from 'node:fs';
+import { isErrnoName, TargetError } from '../target/errors.ts';
 import { RpcClient } from './client.ts';
 
 /**
@@ -17,7 +17,16 @@ export async function claimSocketPath(path: string): Promise<void> {
       `RPC socket ${path}: the path is longer than ${MAX_PATH} bytes; choose a shorter one`,
     );
   }
-  const stat = lstatSync(path, { throwIfNoEntry: false });
+  let stat: Stats | undefined;
+  try {
+    stat = lstatSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new TargetError(
+      isErrnoName(code) ? code : 'EINVAL',
+      `RPC socket ${path}: ${message}; choose another path (-r)`,
+    );
+  }
   if (stat === undefined) return;
   if (!stat.isSocket()) {
     throw new TargetError('EEXIST', `RPC socket ${path}: the file is there and is no socket; choose another path (-r)`);

@@ -41,15 +41,31 @@ export class StateKeeper {
       this.written = undefined;
       this.retry();
       const { code, message } = error as NodeJS.ErrnoException;
-      throw new TargetError(
+      const failure = new TargetError(
         isErrnoName(code) ? code : 'EIO',
         `the configuration could not be saved in ${this.path}: ${message}; ` +
           `it is in effect, and lost at the next start unless you mend that: saving is tried again every ${this.againMs / 1000} s`,
       );
+      failure.cause = error;
+      throw failure;
     }
     this.written = text;
     if (this.again !== undefined) log.warn(`the configuration is saved in ${this.path} again`);
     this.close();
+  }
+
+  /** The first start with this file. @throws TargetError when it cannot be made */
+  create(): void {
+    try {
+      this.save();
+    } catch (error) {
+      this.close();
+      const { code, message } = (error as Error).cause as NodeJS.ErrnoException;
+      throw new TargetError(
+        isErrnoName(code) ? code : 'EIO',
+        `--state ${this.path}: ${message}; name a file in a directory of yours`,
+      );
+    }
   }
 
   /** As {@link save}, where nobody waits for the outcome: a failure is logged. */

@@ -2,6 +2,7 @@
  * Which CPUs this thread may run on. Pin reactors only, never the whole process: V8's compiler and collector threads
  * need a CPU of their own, or hot code stays in the interpreter.
  */
+import { readFileSync } from 'node:fs';
 import { check } from './errno.ts';
 import * as libc from './libc.ts';
 
@@ -29,4 +30,9 @@ export function allowedCpus(): number[] {
   const cpus: number[] = [];
   for (let cpu = 0; cpu < MAX_CPUS; cpu++) if ((mask[cpu >> 3] & (1 << (cpu & 7))) !== 0) cpus.push(cpu);
   return cpus;
+}
+
+/** CPUs of this machine that are online, as the kernel writes them: `0-3,8`. */
+export function onlineCpus(): string {
+  return readFileSync('/sys/devices/system/cpu/online', 'utf8').trim();
 }

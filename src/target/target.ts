@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import type { DeviceDisksOptions } from '../bdev/device-disks.ts';
 import { QosLimiter } from '../bdev/qos.ts';
 import { LUN_STATE_BYTES, LunState } from '../scsi/lun-state.ts';
-import { allowedCpus } from '../sys/affinity.ts';
+import { allowedCpus, onlineCpus } from '../sys/affinity.ts';
 import { logger } from '../sys/log.ts';
 import type { LayoutName } from '../vvu/driver/layout-names.ts';
 import { type BdevEntry, BdevRegistry, type RateLimits, shareOf } from './bdev-registry.ts';
@@ -133,7 +133,10 @@ export class Target {
     if (failed >= 0) {
       await Promise.all(reactors.map((r) => r.call('shutdown', {}).then(() => r.close())));
       const { message } = (started[failed] as PromiseRejectedResult).reason as Error;
-      throw new TargetError('EINVAL', `CPU mask ${formatCpuMask(cpus)}: reactor of CPU ${cpus[failed]}: ${message}`);
+      throw new TargetError(
+        'EINVAL',
+        `CPU mask ${formatCpuMask(cpus)}: reactor of CPU ${cpus[failed]}: ${message}; write -m with some of the CPUs that are online: [${onlineCpus()}]`,
+      );
     }
     return new Target(options, reactors, files);
   }

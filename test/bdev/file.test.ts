@@ -351,7 +351,7 @@ test('says what is wrong with a file and what to do', () => {
   const good = newFile(onDisk, 4096);
   mkdirSync(join(onDisk, 'folder'));
   const rows: [Partial<FileBdevOptions>, string, RegExp][] = [
-    [{ filename: join(onDisk, 'none') }, 'ENOENT', /no such file.*truncate -s/],
+    [{ filename: join(onDisk, 'none') }, 'ENOENT', /none; create it first .truncate -s/],
     [{ filename: join(onDisk, 'folder') }, 'EINVAL', /directory/],
     [{ filename: '/dev/null' }, 'EINVAL', /neither a regular file nor a block device/],
     [{ filename: '' }, 'EINVAL', /filename/],

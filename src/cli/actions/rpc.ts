@@ -177,7 +177,7 @@ function readConfig({ jsonConf: file }: { jsonConf?: string }): Record<string, u
     return parseJson(readFileSync(file ?? 0, 'utf8'), file ?? 'standard input');
   } catch (error) {
     if (error instanceof OperatorError) throw error;
-    throw new OperatorError(`rpc load_config: ${(error as Error).message}`);
+    throw new OperatorError(`rpc load_config: ${(error as Error).message}; name a file that can be read (-j)`);
   }
 }
 

@@ -1,4 +1,4 @@
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import type { RelayOptions } from '../actions/relay.ts';
 import { parseSize } from '../options.ts';
 
@@ -26,11 +26,10 @@ export function relayCommand(): Command {
     .requiredOption('--compute <path>', "socket for the compute VM's vhost-user-scsi device")
     .requiredOption('--appliance <path>', "socket for the appliance VM's vhost-user-test-device-pci")
     .option('--vrings <n>', 'vrings that the device carries: request queues and 2', parseVrings, 18)
-    .option(
-      '--window <size>',
-      "window for the compute VM's memory, a power of two",
-      parseWindow,
-      parseWindow(DEFAULT_WINDOW),
+    .addOption(
+      new Option('--window <size>', "window for the compute VM's memory, a power of two")
+        .argParser(parseWindow)
+        .default(parseWindow(DEFAULT_WINDOW), DEFAULT_WINDOW),
     )
     .addHelpText(
       'after',

@@ -1,9 +1,19 @@
 import type { Command } from 'commander';
+import { nearest } from '../../rpc/suggest.ts';
 import { LAYOUT_NAMES } from '../../vvu/driver/layout-names.ts';
 import type { ServeOptions } from '../actions/serve.ts';
 import { DEFAULT_RPC_SOCKET, parseSize, type QuickDisk } from '../options.ts';
 
 /** `vvu-target` itself: run the target until a signal or an RPC ends it. */
+
+function refuseWord(command: Command, word: string): never {
+  const near = nearest(
+    word,
+    command.commands.map((c) => c.name()),
+  );
+  const hint = near === undefined ? '' : `; did you mean ${near}?`;
+  command.error(`error: there is no command '${word}', and serving takes options only${hint}`);
+}
 
 export function addServeOptions(command: Command, version: string): void {
   const disks: QuickDisk[] = [];
@@ -35,5 +45,10 @@ export function addServeOptions(command: Command, version: string): void {
     .option('--null <size>', 'serve a disk that keeps nothing on ./vhost.0 (repeatable)', (text) => {
       disks.push({ kind: 'null', bytes: parseSize(text) });
     })
-    .action(async (options: ServeOptions) => (await import('../actions/serve.ts')).serve(options, disks, version));
+    // Words are told apart here: the library would only count them.
+    .allowExcessArguments()
+    .action(async (options: ServeOptions, { args }: Command) => {
+      if (args.length > 0) refuseWord(command, args[0]);
+      await (await import('../actions/serve.ts')).serve(options, disks, version);
+    });
 }
