@@ -124,14 +124,22 @@ export class FakeStockQemu extends FakeVirtioPci {
     for (const watch of this.watches.splice(0)) watch.close();
   }
 
-  /** Answers are not needed here; only that they come. */
+  /** Answers are not needed here, but for what is offered; only that they come. */
   answers = 0;
+  /** Protocol feature bits of the relay. */
+  offered: number[] = [];
 
   private answer(): void {
-    const { bytes, fds } = recvWithFds(this.socket, Buffer.alloc(65536), 8);
+    const buffer = Buffer.alloc(65536);
+    const { bytes, fds } = recvWithFds(this.socket, buffer, 8);
     closeAll(fds);
     if (bytes === 0) this.relayLost();
-    else if (bytes > 0) this.answers++;
+    if (bytes > 0) this.answers++;
+    for (let at = 0; at + 12 <= bytes; at += 12 + buffer.readUInt32LE(at + 8)) {
+      if (buffer.readUInt32LE(at) !== 15) continue;
+      const word = buffer.readBigUInt64LE(at + 12);
+      this.offered = Array.from({ length: 64 }, (_, i) => i).filter((i) => (word & (1n << BigInt(i))) !== 0n);
+    }
   }
 
   // PCI function.

@@ -3,9 +3,11 @@ import { LAYOUT_NAMES, type LayoutName } from '../../src/vvu/driver/layout-names
 import { LAYOUTS, recognise } from '../../src/vvu/driver/layouts.ts';
 import { regionOffsets } from '../../src/vvu/driver/memory-window.ts';
 import type { VirtioCap } from '../../src/vvu/driver/virtio-caps.ts';
+import { endAll, runProgram } from '../support/program.ts';
 import { assert, suite } from '../support/suite.ts';
 
 const test = suite('vvu layouts');
+test.after(endAll);
 const GIB = 2 ** 30;
 
 const cap = (type: number): VirtioCap => ({ type, bar: 2, id: 0, offset: 0, length: 4096, multiplier: 4 });
@@ -64,6 +66,19 @@ test('where regions lie: after all that precedes, with or without what precedes 
   assert.equal(regionOffsets('prefixed', regions), [0, 0x6000, 0x8100]);
   assert.equal(regionOffsets('packed', regions), [0, 0x1000, 0x3000]);
   assert.equal(regionOffsets('placed', regions), [0, 0x5000, 0x100]);
+});
+
+test('the command line takes a layout for a vvu device, and says which there are', async () => {
+  const said = async (...args: string[]) => {
+    const { end, stderr } = await runProgram(args);
+    assert.is(end, 1);
+    return stderr;
+  };
+  assert.match(
+    await said('-T', 'vvu', '-S', '0000:00:07.0', '--vvu-layout', 'Q'),
+    /no such layout; expected A, B, C, D, S/,
+  );
+  assert.match(await said('--vvu-layout', 'S'), /it needs -T vvu/);
 });
 
 test.run();

@@ -307,6 +307,30 @@ test(
 );
 
 test(
+  'more files than the appliance has room for are refused, and the VM is told where it asks',
+  onStock((rig) => {
+    rig.open();
+    // A section each; vhost-user tables have 8 entries, and the appliance's own memory needs some.
+    const regions = Array.from({ length: 6 }, (_, i) => ({ gpa: i * 0x10_0000, size: 0x1_0000 }));
+    const frontEnd = rig.connect({ version: '11.1', guest: rig.guest(regions) });
+    frontEnd.init();
+    assert.throws(() => frontEnd.sendMemory(), 'refused');
+    assert.match(rig.told.at(-1) ?? '', /5 files are mapped already/);
+    rig.settle();
+    assert.is(rig.device.sections.length, 0, 'and those that were mapped are unmapped');
+    frontEnd.disconnect();
+    assert.is(rig.boot().driver.ready(0, INQUIRY, { inLength: 36 }).status, 0);
+  }),
+);
+
+test(
+  'to the appliance exactly what it survives is offered: no memory slots (bit 15), no configuration (bit 9)',
+  onStock((rig) => {
+    assert.equal(rig.device.offered, [0, 3, 5, 10, 22]);
+  }),
+);
+
+test(
   'malformed messages of a VM end its session alone',
   onStock((rig) => {
     rig.open();

@@ -47,9 +47,9 @@ export async function serve(options: ServeOptions, disks: readonly QuickDisk[], 
   }
   const settings: ServiceOptions = {
     version,
+    vvuLayout: layoutOf(options),
     directory: options.transport === 'vvu' ? '.' : options.socket,
     vvu: options.transport === 'vvu' ? requireBdf(options.socket) : undefined,
-    vvuLayout: layoutOf(options),
     rpcSocket: resolve(options.rpcSocket),
     mask: options.mask,
     singleThread: options.singleThread,
@@ -84,7 +84,7 @@ export async function serve(options: ServeOptions, disks: readonly QuickDisk[], 
   notifySystemd('READY=1');
 }
 
-/** A device is recognised by its capabilities; the operator may know better (docs/vvu-wire.md). */
+/** A device is recognised by its capabilities; the operator may know better (docs/vvu-devices.md). */
 function layoutOf({ vvuLayout, transport }: ServeOptions): LayoutName | undefined {
   if (vvuLayout === undefined) return undefined;
   if (transport !== 'vvu') throw new OperatorError('--vvu-layout is about a vvu device: it needs -T vvu');
