@@ -166,31 +166,33 @@ test('a layer that only reactors know can be switched in a running target', asyn
 
 test('mistakes are told in one line: what, where, what next', async () => {
   const folder = newFolder();
-  const r = ['-r', join(folder, 'rpc.sock')];
+  // One after the other would take long; side by side they must not meet at one socket.
+  let sockets = 0;
+  const r = () => ['-r', join(folder, `rpc.${sockets++}`)];
   const file = join(newFolder(), 'file');
   writeFileSync(file, '');
   await Promise.all([
-    mistake(['-m', 'zz', ...r], /^vvu-target: CPU mask "zz": not a hexadecimal number; write 0x3/),
+    mistake(['-m', 'zz', ...r()], /^vvu-target: CPU mask "zz": not a hexadecimal number; write 0x3/),
     mistake(
-      ['-m', '0x8000000000000000', ...r],
+      ['-m', '0x8000000000000000', ...r()],
       /^vvu-target: CPU mask 0x8000000000000000: reactor of CPU 63: .*offline.*; write -m with some of the CPUs that are online: \[\d/,
     ),
-    mistake(['-S', join(folder, 'none'), ...r], /-S .*none: there is no such directory; make it/),
-    mistake(['--file', join(folder, 'none.img'), ...r], /none\.img/),
-    mistake(['--malloc', '10Q', ...r], /'10Q' is invalid.*expected a size such as 64M/),
+    mistake(['-S', join(folder, 'none'), ...r()], /-S .*none: there is no such directory; make it/),
+    mistake(['--file', join(folder, 'none.img'), ...r()], /none\.img/),
+    mistake(['--malloc', '10Q', ...r()], /'10Q' is invalid.*expected a size such as 64M/),
     mistake(['--nonsense'], /unknown option '--nonsense'/),
-    mistake(['rcp', 'get_bdevs', ...r], /no command 'rcp'.*; did you mean rpc\?/),
-    mistake(['-S', file, ...r], /-S .*file: it is no directory; name one/),
-    mistake(['-T', 'vvu', '-S', '0000:00:1f.6', ...r], /there is no such PCI function; .*setup status --all/),
-    mistake(['-c', folder, ...r], /configuration .*: EISDIR: .*; name a file that can be read \(-c\)/),
+    mistake(['rcp', 'get_bdevs', ...r()], /no command 'rcp'.*; did you mean rpc\?/),
+    mistake(['-S', file, ...r()], /-S .*file: it is no directory; name one/),
+    mistake(['-T', 'vvu', '-S', '0000:00:1f.6', ...r()], /there is no such PCI function; .*setup status --all/),
+    mistake(['-c', folder, ...r()], /configuration .*: EISDIR: .*; name a file that can be read \(-c\)/),
     mistake(
       ['rpc', 'load_config', '-j', join(folder, 'none.json')],
       /load_config: ENOENT: .*name a file that can be read/,
     ),
-    mistake(['--malloc', '64', ...r], /64 bytes are too few for a disk; write 64M for 64 MiB/),
-    mistake(['-c', join(folder, 'none.json'), ...r], /configuration .*none\.json: there is no such file/),
+    mistake(['--malloc', '64', ...r()], /64 bytes are too few for a disk; write 64M for 64 MiB/),
+    mistake(['-c', join(folder, 'none.json'), ...r()], /configuration .*none\.json: there is no such file/),
     mistake(['-r', join(folder, 'no', 'dir.sock')], /no\/dir\.sock/),
-    mistake(['--malloc', '1M', '--state', 'x', ...r], /--state keeps disks that were made by RPC/),
+    mistake(['--malloc', '1M', '--state', 'x', ...r()], /--state keeps disks that were made by RPC/),
     mistake(['rpc', '-s', join(folder, 'none.sock'), 'get_bdevs'], /none\.sock: no target listens there; start one/),
     mistake(['rpc', 'get_bdevz', '-b', 'M'], /did you mean get_bdevs\?/),
   ]);
