@@ -31,6 +31,7 @@ export interface ServeOptions {
 const DRAIN_MS = 10_000;
 
 export async function serve(options: ServeOptions, disks: readonly QuickDisk[], version: string): Promise<void> {
+  const vvuLayout = layoutOf(options);
   check(options, disks);
   // Before anything is made: a signal during the start ends it in order, too.
   let stop: (reason: string) => void = (reason) => {
@@ -47,7 +48,7 @@ export async function serve(options: ServeOptions, disks: readonly QuickDisk[], 
   }
   const settings: ServiceOptions = {
     version,
-    vvuLayout: layoutOf(options),
+    vvuLayout,
     directory: options.transport === 'vvu' ? '.' : options.socket,
     vvu: options.transport === 'vvu' ? requireBdf(options.socket) : undefined,
     rpcSocket: resolve(options.rpcSocket),
