@@ -2,6 +2,7 @@
  * A memory BAR as a device with a moving memory window has it: files appear in it and vanish under the views that a driver holds.
  * What is not covered reads zeroes.
  */
+import { Memory } from '../../src/memory/memory.ts';
 import { MAP, PROT } from '../../src/sys/constants.ts';
 import type { Fd } from '../../src/sys/fd.ts';
 import * as libc from '../../src/sys/libc.ts';
@@ -51,7 +52,9 @@ export class FakeBar {
       size: bytes,
       memoryAt: (at, length) => {
         if (!open || at + length > bytes) throw new RangeError(`FakeBar: ${at}+${length} of ${bytes}`);
-        const memory = this.mapping.memoryAt(offset + at, length);
+        // One of its own, as every mapping of a real BAR gives: two generations of the memory table may lie at one place.
+        const { u8, address } = this.mapping.memoryAt(offset + at, length);
+        const memory = new Memory(u8.buffer, u8.byteOffset, length, address);
         memory.ioAddress = this.physical + offset + at;
         return memory;
       },
