@@ -94,6 +94,13 @@ export class DmaMemoryRegistry {
     return null;
   }
 
+  /** The last device behind an IOMMU has gone: nothing is mapped, until {@link mapAll} for the next. */
+  unmapAll(): void {
+    for (const { runs } of this.known.values()) {
+      for (const [iova, bytes] of runs.splice(0)) this.table.remove(iova, bytes);
+    }
+  }
+
   private piecesOf(memory: Memory): [number, number][] {
     if (memory.ioPages === null) return [[memory.ioAddress, memory.length]];
     return runsOf(memory.ioPages, memory.length);

@@ -47,7 +47,7 @@ export class DmaTable {
     this.mapper = mapper;
   }
 
-  /** Which translation the process's devices go through. Set once, by the main thread, before anything is mapped. */
+  /** Which translation the process's devices go through. Set by the main thread, while nothing is mapped. */
   setPlace(place: MapperPlace): void {
     this.locked(() => {
       if (this.count > 0) throw new Error('DmaTable: there are mappings already');

@@ -5,7 +5,7 @@ import type { PciAccess } from './access.ts';
 import type { AccessMode } from './access-mode.ts';
 import { requireBdf } from './bdf.ts';
 import type { ControlLoop } from './control-loop.ts';
-import { MapperKind } from './dma-mapper.ts';
+import { type DmaMapper, MapperKind } from './dma-mapper.ts';
 import { DmaMemory } from './dma-memory.ts';
 import { DmaMemoryRegistry } from './dma-memory-registry.ts';
 import { DmaTable } from './dma-table.ts';
@@ -14,6 +14,7 @@ import { type PciFunction, SysfsPci } from './sysfs.ts';
 import { SysfsAccess } from './sysfs-access.ts';
 import { VfioAccess } from './vfio-access.ts';
 import { IommufdHome, VfioContainer, type VfioHome } from './vfio-container.ts';
+import type { Ioctl } from './vfio-device.ts';
 
 const log = logger('pci');
 
@@ -26,6 +27,15 @@ export interface PciHostOptions {
   dev?: string;
   /** false: small pages even where there are huge ones. */
   hugepages?: boolean;
+  /** What stands for the kernel's VFIO. */
+  vfio?: { ioctl: Ioctl; mapper: DmaMapper };
+}
+
+interface Open {
+  readonly access: PciAccess;
+  /** Of VFIO's modes. */
+  readonly home: VfioHome | null;
+  readonly group: string;
 }
 
 export class PciHost {
@@ -35,16 +45,18 @@ export class PciHost {
   readonly dma: DmaMemory;
   readonly loop: ControlLoop;
   private readonly dev: string;
+  private readonly vfio: PciHostOptions['vfio'];
   private readonly guard: Guard;
-  private readonly open_ = new Map<string, PciAccess>();
+  private readonly open_ = new Map<string, Open>();
   private readonly homes = new Map<AccessMode, VfioHome>();
 
   constructor(loop: ControlLoop, options: PciHostOptions = {}) {
     this.loop = loop;
     this.sysfs = new SysfsPci(options.sysfs);
     this.dev = options.dev ?? '/dev';
+    this.vfio = options.vfio;
     this.guard = new Guard(options.sysfs);
-    this.table = new DmaTable();
+    this.table = new DmaTable(undefined, options.vfio?.mapper);
     this.registry = new DmaMemoryRegistry(this.table);
     this.dma = new DmaMemory(this.registry, {
       ...(options.hugepages === undefined ? {} : { hugepages: options.hugepages }),
@@ -62,14 +74,17 @@ export class PciHost {
     if (this.open_.has(bdf)) throw new Error(`${bdf}: this process drives it already`);
     const fn = this.sysfs.read(bdf);
     const chosen = mode ?? chooseMode(fn, this.sysfs, this.dev);
-    const access = chosen === 'sysfs' ? new SysfsAccess(this.sysfs, bdf) : this.openVfio(fn, chosen);
-    this.open_.set(bdf, access);
-    log('%s: %s, %d MSI-X vectors', bdf, chosen, access.msixVectors);
+    const open =
+      chosen === 'sysfs'
+        ? { access: new SysfsAccess(this.sysfs, bdf), home: null, group: '' }
+        : this.openVfio(fn, chosen);
+    this.open_.set(bdf, open);
+    log('%s: %s, %d MSI-X vectors', bdf, chosen, open.access.msixVectors);
     this.tellGuard();
-    return access;
+    return open.access;
   }
 
-  private openVfio(fn: PciFunction, mode: AccessMode): PciAccess {
+  private openVfio(fn: PciFunction, mode: AccessMode): Open {
     if (fn.driver !== 'vfio-pci') {
       const what = fn.driver === null ? 'no driver has' : `the kernel driver ${fn.driver} has`;
       throw new Error(`${fn.bdf}: ${what} the device, not vfio-pci; "vvu-target setup bind ${fn.bdf}" binds it`);
@@ -77,25 +92,47 @@ export class PciHost {
     const group = fn.iommuGroup;
     if (group === null && mode !== 'vfio-iommufd') throw new Error(`${fn.bdf}: it is in no IOMMU group`);
     const home = this.home(mode);
-    const device = home.openDevice(
-      fn.bdf,
-      group ?? '',
-      group === null ? [] : this.sysfs.groupMembers(group),
-      this.sysfs.vfioCdev(fn.bdf),
-    );
     try {
-      this.adoptPlace(home, fn.bdf);
-      return new VfioAccess(fn, device, mode);
+      const device = home.openDevice(
+        fn.bdf,
+        group ?? '',
+        group === null ? [] : this.sysfs.groupMembers(group),
+        this.sysfs.vfioCdev(fn.bdf),
+      );
+      try {
+        this.adoptPlace(home, fn.bdf);
+        return { access: new VfioAccess(fn, device, mode), home, group: group ?? '' };
+      } catch (error) {
+        device.fd.close();
+        home.closeDevice(group ?? '');
+        throw error;
+      }
     } catch (error) {
-      device.fd.close();
+      this.leave(home);
       throw error;
     }
+  }
+
+  /** A home without devices is given up: it holds groups that the kernel's drivers may want. */
+  private leave(home: VfioHome): void {
+    if (!home.idle) return;
+    const mine = home.place.kind !== MapperKind.NONE && this.table.place.fd === home.place.fd;
+    if (mine) {
+      this.registry.unmapAll();
+      if (this.table.count > 0) return; // reactors still map for devices that go around the IOMMU
+      this.table.setPlace({ kind: MapperKind.NONE, fd: -1, ioas: 0 });
+    }
+    for (const [mode, at] of this.homes) if (at === home) this.homes.delete(mode);
+    home.close();
   }
 
   private home(mode: AccessMode): VfioHome {
     let home = this.homes.get(mode);
     if (home === undefined) {
-      home = mode === 'vfio-iommufd' ? new IommufdHome(this.dev) : new VfioContainer(mode === 'vfio-noiommu', this.dev);
+      home =
+        mode === 'vfio-iommufd'
+          ? new IommufdHome(this.dev, this.vfio?.ioctl)
+          : new VfioContainer(mode === 'vfio-noiommu', this.dev, this.vfio?.ioctl);
       this.homes.set(mode, home);
     }
     return home;
@@ -115,23 +152,29 @@ export class PciHost {
 
   /** Give a function back, quiet. */
   release(access: PciAccess): void {
+    const open = this.open_.get(access.bdf);
     access.close();
+    if (open?.access !== access) return;
     this.open_.delete(access.bdf);
+    if (open.home !== null) {
+      open.home.closeDevice(open.group);
+      this.leave(open.home);
+    }
     this.tellGuard();
   }
 
   private tellGuard(): void {
-    const bare = [...this.open_.values()].filter((a) => a.mode === 'sysfs' || a.mode === 'vfio-noiommu');
+    const bare = this.functions.filter((a) => a.mode === 'sysfs' || a.mode === 'vfio-noiommu');
     this.guard.setFunctions(bare.map((a) => a.bdf));
   }
 
   get functions(): readonly PciAccess[] {
-    return [...this.open_.values()];
+    return [...this.open_.values()].map(({ access }) => access);
   }
 
   /** Functions first, then the memory that they could have touched. */
   close(): void {
-    for (const access of [...this.open_.values()]) this.release(access);
+    for (const access of this.functions) this.release(access);
     this.dma.close();
     for (const home of this.homes.values()) home.close();
     this.homes.clear();

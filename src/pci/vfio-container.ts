@@ -26,6 +26,10 @@ export interface VfioHome {
   readonly place: MapperPlace;
   /** @throws Error that says what stands in the way */
   openDevice(bdf: string, group: string, groupMembers: readonly string[], cdev: string | null): VfioDevice;
+  /** A device of this group was closed. */
+  closeDevice(group: string): void;
+  /** No device is open here: what is mapped is of no use to anybody, and the home can be closed. */
+  readonly idle: boolean;
   /** I/O addresses that can be mapped; empty: any. */
   readonly iovaRanges: readonly { start: number; end: number }[];
   close(): void;
@@ -86,6 +90,21 @@ export class VfioContainer implements VfioHome {
       if (known === undefined) entry.fd.close();
       throw error;
     }
+  }
+
+  /**
+   * A group that is held open keeps kernel drivers from its devices, and is a dead one once these were pulled out. The last one stays: with
+   * it the container would lose its mappings, so the owner ends that (`idle`, `close`).
+   */
+  closeDevice(group: string): void {
+    const entry = this.groups.get(group);
+    if (entry === undefined || --entry.devices > 0 || this.groups.size === 1) return;
+    this.groups.delete(group);
+    entry.fd.close();
+  }
+
+  get idle(): boolean {
+    return [...this.groups.values()].every(({ devices }) => devices === 0);
   }
 
   private attach(bdf: string, group: string, members: readonly string[]): Fd {
@@ -153,6 +172,7 @@ export class IommufdHome implements VfioHome {
   private readonly dev: string;
   private readonly call: Ioctl;
   private readonly ioas: number;
+  private devices = 0;
 
   constructor(dev = '/dev', call: Ioctl = ioctlResult) {
     this.dev = dev;
@@ -186,11 +206,21 @@ export class IommufdHome implements VfioHome {
       attach.setUint32(VFIO_ATTACH_PT.fields.argsz[0], VFIO_ATTACH_PT.size, true);
       attach.setUint32(VFIO_ATTACH_PT.fields.pt_id[0], this.ioas, true);
       this.must(fd, VFIO_IOCTL.DEVICE_ATTACH_IOMMUFD_PT, attach, `VFIO_DEVICE_ATTACH_IOMMUFD_PT ${bdf}`);
-      return new VfioDevice(fd, bdf, this.call);
+      const device = new VfioDevice(fd, bdf, this.call);
+      this.devices++;
+      return device;
     } catch (error) {
       fd.close();
       throw error;
     }
+  }
+
+  closeDevice(): void {
+    this.devices--;
+  }
+
+  get idle(): boolean {
+    return this.devices === 0;
   }
 
   private must(fd: Fd, request: number, arg: DataView, name: string): void {

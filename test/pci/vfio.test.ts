@@ -5,12 +5,15 @@
 import { mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { MapperKind } from '../../src/pci/dma-mapper.ts';
+import { PciHost } from '../../src/pci/host.ts';
 import { VfioAccess } from '../../src/pci/vfio-access.ts';
 import { IommufdHome, VfioContainer } from '../../src/pci/vfio-container.ts';
 import { type Ioctl, VfioDevice } from '../../src/pci/vfio-device.ts';
 import * as layout from '../../src/pci/vfio-layout.ts';
 import { ERRNO } from '../../src/sys/errno.ts';
 import { Fd } from '../../src/sys/fd.ts';
+import { FakeLoop } from '../support/fake-loop.ts';
+import { leakedFds, openFds } from '../support/open-fds.ts';
 import { assert, suite } from '../support/suite.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { FakeMachine } from './fake-machine.ts';
@@ -89,7 +92,7 @@ class Kernel {
       case layout.VFIO_IOCTL.SET_IOMMU:
         return this.setIommu;
       case layout.VFIO_IOCTL.GROUP_GET_DEVICE_FD:
-        assert.is(Buffer.from(arg as Uint8Array).toString(), `${BDF}\0`);
+        assert.match(Buffer.from(arg as Uint8Array).toString(), /^0000:0[01]:0[06]\.0\0$/);
         return this.busy ? -ERRNO.EBUSY : openSync(this.file, 'r+');
       case layout.VFIO_IOCTL.IOMMU_GET_INFO: // capability at 24: IOVA ranges, version 1, next 0; two of them
         v.setUint32(16, 24, true);
@@ -189,6 +192,65 @@ test('type 1: version, extension, group, container, IOMMU, device, in this order
   assert.not(kernel.log.includes('SET_IOMMU 3'), 'a second device of the group joins');
   device.fd.close();
   container.close();
+});
+
+test('a group is given back with its last device; with the last of all, the container', () => {
+  const { kernel, dev } = rig();
+  writeFileSync(join(dev, 'vfio/4'), '');
+  const machine = new FakeMachine();
+  const other = '0000:01:00.0';
+  for (const [bdf, group] of [
+    [BDF, '3'],
+    [other, '4'],
+  ] as const) {
+    machine.addFunction(bdf, { driver: 'vfio-pci', group, resources: [[0xfebf_0000, 0x4000, 0x14_0204]] });
+  }
+  const mapped = new Set<number>();
+  const mapper = {
+    map: (_place: unknown, _memory: unknown, _offset: number, iova: number) => {
+      mapped.add(iova);
+      return 0;
+    },
+    unmap: (_place: unknown, iova: number) => {
+      assert.ok(mapped.delete(iova));
+      return 0;
+    },
+  };
+  const loop = new FakeLoop();
+  const host = new PciHost(loop, {
+    sysfs: machine.sys(),
+    dev,
+    hugepages: false,
+    vfio: { ioctl: kernel.ioctl, mapper },
+  });
+  const held = () => leakedFds(before).flatMap((line) => /vfio\/(\w+)$/.exec(line)?.[1] ?? []);
+  const before = openFds();
+  const first = host.open(BDF, 'vfio');
+  const second = host.open(other, 'vfio');
+  assert.equal(held(), ['vfio', '3', '4']);
+  host.dma.allocate(4096, false);
+  if (process.geteuid?.() === 0) assert.ok(mapped.size > 0);
+  host.release(second);
+  assert.equal(held(), ['vfio', '3'], 'a kernel driver can have the other one');
+  host.release(host.open(other, 'vfio')); // as after a replacement: the group's number is the same, the group is another
+  assert.equal(held(), ['vfio', '3']);
+  host.release(first);
+  assert.equal(held(), []);
+  assert.is(mapped.size, 0, 'nothing is mapped where nobody looks');
+  assert.is(host.table.place.kind, MapperKind.NONE);
+  kernel.log.length = 0;
+  const again = host.open(BDF, 'vfio');
+  assert.ok(kernel.log.includes('SET_IOMMU 3'));
+  assert.is(host.table.place.kind, MapperKind.TYPE1);
+  if (process.geteuid?.() === 0) assert.ok(mapped.size > 0, 'what is here is mapped again');
+  host.release(again);
+  kernel.busy = true;
+  assert.throws(() => host.open(BDF, 'vfio'), /another process drives this device/);
+  assert.equal(held(), [], 'nothing is held after a refusal');
+  kernel.busy = false;
+  host.release(host.open(BDF, 'vfio'));
+  host.close();
+  assert.ok(loop.idle);
 });
 
 test('no-IOMMU: kind 8, and nothing is mapped', () => {
