@@ -66,6 +66,9 @@ const MAX_SLEEP_MS = 500;
 /** How long `run` goes on before it lets Node's event loop have a turn. Nanoseconds. */
 const SLICE_NS = 50_000_000;
 
+/** Polls of a pass in which there is nothing to do: the clock and all else that belongs to a pass cost more than a look. */
+const LOOKS = 16;
+
 /** Pollers without work for one to two of these may doze. Nanoseconds. */
 const DOZE_NS = 10_000_000;
 
@@ -176,7 +179,7 @@ export class EventLoop {
     if (this.inTurn) throw new Error('EventLoop: turn() within turn()');
     this.inTurn = true;
     try {
-      this.pass();
+      this.pass(timeoutMs > 0 && this.spinning ? LOOKS : 1);
       if (timeoutMs <= 0) return this.look() || this.busy;
       if (this.awake()) return (this.now - this.lastCheck >= CHECK_NS && this.look()) || this.busy;
       return this.sleep(timeoutMs);
@@ -263,18 +266,21 @@ export class EventLoop {
     this.now = now;
   }
 
-  /** Everything but waiting. Sets `busy`. */
-  private pass(): void {
+  /** Everything but waiting. Sets `busy`. @param looks times to poll while there is nothing */
+  private pass(looks: number): void {
     if (this.armed > 0) this.disarm();
     if (this.removed) this.compact();
     this.tick();
     this.stats.passes++;
     let work = this.deferred.length > 0 ? this.runDeferred() : 0;
-    const pollers = this.pollers;
-    for (let i = 0; i < pollers.length; i++) {
-      const done = this.poll(pollers[i]);
-      work += done;
-      this.worked[i] |= done;
+    const { pollers, worked } = this;
+    for (let look = 0; look < looks; look++) {
+      for (let i = 0; i < pollers.length; i++) {
+        const done = this.poll(pollers[i]);
+        work += done;
+        worked[i] |= done;
+      }
+      if (work > 0 || this.deferred.length > 0) break;
     }
     if (this.now - this.lastDoze > DOZE_NS) this.letDoze();
     this.runTimers();
@@ -348,6 +354,11 @@ export class EventLoop {
     } catch (error) {
       this.fail(error);
     }
+  }
+
+  /** Polling goes on although there may be nothing to do. */
+  private get spinning(): boolean {
+    return this.alwaysPoll || this.now - this.lastWork < this.spinNs;
   }
 
   /** Not to sleep yet. */
@@ -428,7 +439,7 @@ export class EventLoop {
     clearTimeout(this.wakeTimer);
     this.inTurn = true;
     try {
-      this.pass();
+      this.pass(1);
       const due = this.now - this.lastCheck >= CHECK_NS || !this.awake();
       const served = due && this.look();
       if (!this.attached) return;
