@@ -146,7 +146,8 @@ export class MallocChannel implements BdevChannel, DirectAccess {
     const at = lba * blockSize;
     const w = windows.find(at);
     if (at + blocks * blockSize > windows.start[w + 1]) return false;
-    this.memory = windows.memory[w];
+    const memory = windows.memory[w];
+    if (this.memory !== memory) this.memory = memory;
     this.offset = at - windows.start[w];
     return true;
   }

@@ -10,11 +10,11 @@ import type { SgList } from './sg-list.ts';
  * straddles a page; a buffer that crosses windows becomes several segments.
  */
 
-const PAGE_BITS = 30;
-const PAGE_MASK = 0x3fff_ffff;
+export const PAGE_BITS = 30;
+export const PAGE_MASK = 0x3fff_ffff;
 const PAGE = 0x4000_0000;
 /** Guest addresses are refused from 2^52 on: they would not be exact in a Number with their length added. */
-const TOO_HIGH = ~0xf_ffff;
+export const TOO_HIGH = ~0xf_ffff;
 
 /** Windows are found by the low bits of their page number; a row of the table then leads to the next with the same bits. */
 const SLOTS = 256;

@@ -59,6 +59,8 @@ export class ExpressLane {
   /** Where the blocks of a request lie. */
   private readonly place: Memory[] = new Array<Memory>(BATCH).fill(NO_MEMORY);
   private readonly placeAt = new Int32Array(BATCH);
+  /** What its used element says. */
+  private readonly written = new Int32Array(BATCH);
   private readonly controller: ScsiController;
   private readonly nexus: number;
   private readonly whole: WholeWay;
@@ -87,35 +89,29 @@ export class ExpressLane {
     this.ring = ring;
   }
 
-  /** Requests that have entered and wait for `run`. */
-  get count(): number {
-    return this.chains.count;
-  }
-
-  /** @returns false when the head is to go the whole way, after `run` */
-  enter(head: number): boolean {
-    if (this.detour > 0) {
-      this.detour--;
-      return false;
+  /** Do the requests of these heads, as `next` gave them, in their order, or send them the whole way. */
+  take(heads: Uint16Array, count: number): void {
+    for (let i = 0; i < count; i++) {
+      if (this.detour > 0) this.detour--;
+      else {
+        const read = this.ring.readPlain(heads, i, count, this.chains);
+        if (read > 0) this.run(read);
+        i += read;
+        if (i === count) return;
+      }
+      this.leave(heads[i]);
     }
-    if (!this.ring.readPlain(head, this.chains)) return false;
-    if (this.chains.count === BATCH) this.run();
-    return true;
   }
 
-  /** Do all that have entered. */
-  run(): void {
-    const { chains } = this;
-    const { count } = chains;
-    if (count === 0) return;
-    chains.count = 0;
+  /** Do the batch. */
+  private run(count: number): void {
     if (count > 1) this.touchHeaders(count);
     for (let i = 0; i < count; ) {
       const decided = this.decide(i, count);
       const done = decided > i ? this.perform(i, decided) : i;
       if (done > i && done === decided) i = done;
       else {
-        this.leave(done);
+        this.leave(this.chains.head[done]);
         i = done + 1;
       }
     }
@@ -129,11 +125,10 @@ export class ExpressLane {
     this.touched = sum;
   }
 
-  /** The rest of the batch does not enter a ring that broke on the whole way of another: it is as good as never taken. */
-  private leave(i: number): void {
-    const head = this.chains.head[i];
+  /** One goes the whole way; but not behind one that broke the ring there: it was never taken. */
+  private leave(head: number): void {
     if (this.ring.ring.broken === null) this.whole.take(head);
-    else this.ring.ring.push(head, 0);
+    else this.ring.ring.unpop(head);
   }
 
   /** The unit that a request's LUN word names, where plain requests may be done at once; else null. */
@@ -193,8 +188,9 @@ export class ExpressLane {
         writes++;
         writtenBytes += bytes;
       }
-      if (direct.memory !== null) {
-        place[i] = direct.memory;
+      const { memory } = direct;
+      if (memory !== null) {
+        if (place[i] !== memory) place[i] = memory; // comparing costs less than storing a reference
         placeAt[i] = direct.offset;
       }
     }
@@ -240,7 +236,7 @@ export class ExpressLane {
     const { dataMemory, dataAt, dataBytes, dataIn } = this.chains;
     let i = from;
     try {
-      // Blocks at random places are in no cache: ask for all of them before the first copy has to wait.
+      // Blocks at random places are in no cache: ask for all of them, before the first copy has to wait for its own.
       let sum = this.touched;
       if (end - from > 1) for (let j = from; j < end; j++) sum = (sum + place[j].u32[placeAt[j] >> 2]) | 0;
       this.touched = sum;
@@ -257,7 +253,9 @@ export class ExpressLane {
   /** GOOD, and no residual. First all responses, then all used elements: the guest's processor has to give up each line. */
   private respond(from: number, end: number): void {
     const { responseMemory, responseAt, head, dataIn, dataBytes } = this.chains;
+    const { written } = this;
     for (let i = from; i < end; i++) {
+      written[i] = dataIn[i] !== 0 ? RESPONSE_BYTES + dataBytes[i] : RESPONSE_BYTES;
       const at = responseAt[i];
       if ((at & 3) === 0) {
         const words = responseMemory[i].u32;
@@ -270,10 +268,7 @@ export class ExpressLane {
         for (let b = 0; b < GOOD_BYTES; b++) bytes[at + b] = 0;
       }
     }
-    const { ring } = this;
-    for (let i = from; i < end; i++) {
-      ring.completePlain(head[i], dataIn[i] !== 0 ? RESPONSE_BYTES + dataBytes[i] : RESPONSE_BYTES);
-    }
+    this.ring.completePlain(head, written, from, end);
   }
 
   /** Name no memory any more. */

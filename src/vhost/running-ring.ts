@@ -203,18 +203,35 @@ export class RunningRing {
     return this.ring.readFrame(head, frame) && this.accept(head);
   }
 
-  /**
-   * Read a plain chain into a batch. It is not accepted: whoever has it ends it with `completePlain` before he returns to the loop,
-   * or reads it with one of the others.
-   */
-  readPlain(head: number, batch: PlainChains): boolean {
-    return !this.ring.jumpIsIdle && this.ring.readPlain(head, batch);
+  /** As many heads as `next` gives. @returns how many: at most `most` */
+  nextMany(heads: Uint16Array, most: number): number {
+    if (this.stopping) return 0;
+    const { ring } = this;
+    // Recovered heads, and those of memory that may go away, are taken one by one: they cannot be put back.
+    const end = ring.jumpIsIdle || ring.recovering > 0 ? Math.min(1, most) : most;
+    let n = 0;
+    for (; n < end; n++) {
+      const head = ring.pop();
+      if (head < 0) break;
+      heads[n] = head;
+    }
+    return n;
   }
 
-  /** @param written bytes written to the writable buffers, from their beginning on */
-  completePlain(head: number, written: number): void {
-    this.ring.push(head, written);
-    if (++this.unpublished >= BATCH) this.publish();
+  /**
+   * Read plain chains of heads that `next` gave into a batch. They are not accepted: whoever has them ends each with `completePlain`
+   * before he returns to the loop, or reads it with one of the others.
+   * @returns how many: the head behind them is not plain
+   */
+  readPlain(heads: Uint16Array, from: number, end: number, batch: PlainChains): number {
+    return this.ring.jumpIsIdle ? 0 : this.ring.readPlain(heads, from, end, batch);
+  }
+
+  /** @param written bytes written to the writable buffers of each, from their beginning on */
+  completePlain(heads: Uint16Array, written: Int32Array, from: number, end: number): void {
+    this.ring.pushMany(heads, written, from, end);
+    this.unpublished += end - from;
+    if (this.unpublished >= BATCH) this.publish();
   }
 
   private accept(head: number): true {

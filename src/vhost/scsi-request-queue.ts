@@ -8,6 +8,7 @@ import { copyMemory } from '../memory/copy.ts';
 import { Memory } from '../memory/memory.ts';
 import type { ModelQueue } from './device-model.ts';
 import { ExpressLane } from './express-lane.ts';
+import { PUBLISH_EVERY } from './limits.ts';
 import type { RunningRing } from './running-ring.ts';
 import type { ScsiController } from './scsi-controller.ts';
 import type { RequestHome, RequestPool, RequestSlot } from './scsi-request-pool.ts';
@@ -25,6 +26,7 @@ const SENSE = RESPONSE.fields.sense[0];
 // Own copies of what each request uses: a constant of another module is loaded and checked at each use.
 const REQUEST_BYTES = REQUEST.size;
 const RESPONSE_BYTES = RESPONSE.size;
+const BATCH = PUBLISH_EVERY;
 const TARGETS = MAX_TARGETS;
 const CODES = RESPONSE_OF_TASK;
 /** The header in whole words: 51 bytes are 13. */
@@ -70,6 +72,7 @@ export class RequestQueue implements ModelQueue, RequestHome {
   private readonly pool: RequestPool;
   readonly index: number;
   private readonly lane: ExpressLane;
+  private readonly heads = new Uint16Array(BATCH);
   private ring!: RunningRing;
 
   constructor(index: number, controller: ScsiController, nexus: number, pool: RequestPool) {
@@ -86,19 +89,15 @@ export class RequestQueue implements ModelQueue, RequestHome {
   }
 
   poll(budget: number): number {
-    const { ring, lane, pool } = this;
+    const { ring, lane, pool, heads } = this;
     let n = 0;
-    // Each request in the lane may turn out to need a slot.
-    while (n < budget && pool.room > lane.count) {
-      const head = ring.next();
-      if (head < 0) break;
-      n++;
-      if (!lane.enter(head)) {
-        lane.run(); // before it: it may be one that waits for those
-        this.take(head);
-      }
+    while (n < budget) {
+      // Each of them may turn out to need a slot.
+      const count = ring.nextMany(heads, Math.min(BATCH, budget - n, pool.room));
+      if (count === 0) break;
+      n += count;
+      lane.take(heads, count);
     }
-    lane.run();
     return n;
   }
 

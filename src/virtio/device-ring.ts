@@ -309,14 +309,21 @@ export class DeviceRing {
     return false;
   }
 
+  /** Undo the last `pop`: the ring broke over a head before this one, and takes nothing behind it. Not for recovered heads. */
+  unpop(head: number): void {
+    this.drop(head);
+    this.nextAvail = (this.nextAvail - 1) & 0xffff;
+    this.knownAvail = this.nextAvail;
+  }
+
   /**
-   * Read the chain of a head that `pop` has just given into a batch, when it is plain. @returns false: read it with one of the
-   * others. Not for rings whose memory may be exchanged (`jumpIsIdle`).
+   * Read chains of heads that `pop` has given into a batch, as long as they are plain. @returns how many: `heads[from + that]` is to
+   * be read with one of the others. Not for rings whose memory may be exchanged (`jumpIsIdle`).
    */
-  readPlain(head: number, batch: PlainChains): boolean {
-    if (!batch.read(this.desc32, this.descAt, this.size, this.indirect, head, this.reader.guest)) return false;
-    this.chains++;
-    return true;
+  readPlain(heads: Uint16Array, from: number, end: number, batch: PlainChains): number {
+    const n = batch.read(this.desc32, this.descAt, this.size, this.indirect, this.reader.guest, heads, from, end);
+    this.chains += n;
+    return n;
   }
 
   /**
@@ -340,6 +347,30 @@ export class DeviceRing {
     }
     this.usedIndex = (this.usedIndex + 1) & 0xffff;
     if (this.inflight !== null) this.inflight.completing(head);
+  }
+
+  /**
+   * As {@link push}, for many. @param heads in flight, each once
+   * @param written bytes of each; only indices from `from` to `end` of both count
+   */
+  pushMany(heads: Uint16Array, written: Int32Array, from: number, end: number): void {
+    if (this.broken !== null || this.jumpIsIdle || this.inflight !== null) {
+      for (let i = from; i < end; i++) this.push(heads[i], written[i]);
+      return;
+    }
+    const { heads: states, used32, usedRing, mask } = this;
+    let index = this.usedIndex;
+    for (let i = from; i < end; i++) {
+      const head = heads[i];
+      if (states[head] !== IN_FLIGHT) throw new Error(`DeviceRing.push: head ${head} is not in flight`);
+      states[head] = FREE;
+      const at = usedRing + ((index & mask) << 1);
+      used32[at] = head;
+      used32[at + 1] = written[i];
+      index++;
+    }
+    this.usedIndex = index & 0xffff;
+    this.inFlight -= end - from;
   }
 
   /**
