@@ -1,33 +1,39 @@
 /**
- * The comparison: every server on every case, alternating, in one run on two cores (server on CPU 0, load on CPU 1),
- * medians with spread, ratios first.
+ * The comparison: every server on every case, in turns, in one run on two cores (server on CPU 0, load on CPU 1). Rates are
+ * taken over windows of 10 ms, so that what a busy machine does between them drops out of the median; a ratio is that of two
+ * neighbours in time, and the median over the rounds is what counts.
  *
- * `npm run bench -- [--all] [--rounds N] [--c-server BINARY] [--socket NAME=PATH[,blk]]... [--only TEXT] [--realtime] [--json FILE] [--svg FILE]`
+ * Results are kept in a folder: a later run with `--only` replaces its own cases and leaves the others, and the table, the
+ * plot and the table in docs/performance.md are written anew from all of them.
+ *
+ * `npm run bench -- [--all] [--rounds N] [--c-server BINARY] [--socket NAME=PATH[,blk]]... [--only TEXT,...] [--realtime] [--out DIR] [--doc FILE]`
  */
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { ALL, type Case, MAIN } from './cases.ts';
 import { copyRate } from './copy-rate.ts';
+import { loadReport, OURS, type Row, ratioTo, saveReport } from './report.ts';
 import { cServer, ourTarget, type Running, type Server, start, storageDaemon } from './servers.ts';
-import { type Summary, summary } from './statistics.ts';
-import { chart } from './svg.ts';
+import { summary } from './statistics.ts';
 
 const { values } = parseArgs({
   options: {
     all: { type: 'boolean', default: false },
     rounds: { type: 'string', default: '5' },
-    seconds: { type: 'string', default: '0.4' },
-    warmup: { type: 'string', default: '2' },
+    /** Windows of 10 ms a round. */
+    windows: { type: 'string', default: '40' },
+    warmup: { type: 'string', default: '1.5' },
     /** Servers and load under SCHED_RR, for machines that do other work meanwhile (root). */
     realtime: { type: 'boolean', default: false },
     'c-server': { type: 'string' },
     socket: { type: 'string', multiple: true, default: [] },
     only: { type: 'string' },
-    json: { type: 'string', default: 'bench.json' },
-    svg: { type: 'string', default: 'bench.svg' },
+    out: { type: 'string', default: 'bench-results' },
+    /** Put the table between the markers of this file. */
+    doc: { type: 'string' },
   },
 });
 
@@ -80,7 +86,9 @@ async function load(socket: string, server: Server, c: Case): Promise<Sample> {
     await generate(server, 'filling the disk', ['--socket', socket, ...once]);
   }
   const options = ['--socket', socket, '--op', c.op, '--bytes', String(c.bytes), '--depth', String(c.depth)];
-  options.push('--queues', String(c.queues), '--seconds', values.seconds, '--warmup', values.warmup, '--samples', '3');
+  // Only ours has a compiler to warm up; the others need a moment for caches.
+  const warmup = server.name === OURS ? values.warmup : '0.4';
+  options.push('--queues', String(c.queues), '--seconds', '0.01', '--warmup', warmup, '--samples', values.windows);
   if (c.indirect) options.push('--indirect');
   return generate(server, c.name, options);
 }
@@ -112,18 +120,17 @@ for (const given of values.socket) {
   });
 }
 
-interface Row {
-  case: Case;
-  iops: Record<string, Summary>;
-  copyLimit: number;
-}
-
-const cases = (values.all ? ALL : MAIN).filter((c) => values.only === undefined || c.name.includes(values.only));
+const only = values.only?.split(',');
+const cases = (values.all ? ALL : MAIN).filter((c) => only === undefined || only.some((text) => c.name.includes(text)));
 const dir = mkdtempSync('/dev/shm/vvu-bench-');
-const rows: Row[] = [];
+const report = loadReport(values.out);
+report.node = process.version;
+report.cpu = cpus()[0]?.model ?? '';
+report.cpus = cpus().length;
 try {
   for (const c of cases) {
-    const iops: Record<string, number[]> = {};
+    const windows: Record<string, number[]> = {};
+    const rounds: Record<string, number[]> = {};
     for (let round = 0; round < Number(values.rounds); round++) {
       for (const server of servers) {
         if (!server.disks.includes(c.disk)) continue;
@@ -134,8 +141,8 @@ try {
         try {
           const sample = await load(running.socket, server, c);
           if (sample.unsupported === undefined) {
-            iops[server.name] ??= [];
-            iops[server.name]?.push(summary(sample.iops).median);
+            windows[server.name] = [...(windows[server.name] ?? []), ...sample.iops];
+            rounds[server.name] = [...(rounds[server.name] ?? []), summary(sample.iops).median];
           }
         } finally {
           await running.stop();
@@ -144,10 +151,13 @@ try {
     }
     const row: Row = {
       case: c,
-      iops: Object.fromEntries(Object.entries(iops).map(([name, list]) => [name, summary(list)])),
-      copyLimit: c.disk === 'null' ? 0 : copyRate(c.bytes),
+      at: new Date().toISOString().slice(0, 10),
+      iops: Object.fromEntries(Object.entries(windows).map(([name, list]) => [name, summary(list)])),
+      rounds,
+      copyLimit: c.disk === 'null' ? 0 : Math.round(copyRate(c.bytes)),
     };
-    rows.push(row);
+    report.rows = [...report.rows.filter((r) => r.case.name !== c.name), row];
+    saveReport(values.out, report, values.doc);
     console.log(line(row));
   }
 } finally {
@@ -155,18 +165,13 @@ try {
 }
 
 function line(row: Row): string {
-  const ours = row.iops['vvu-target'];
   const parts = [row.case.name.padEnd(34)];
   for (const [name, s] of Object.entries(row.iops)) {
-    const ratio = ours === undefined || name === 'vvu-target' ? '' : `ratio ${(ours.median / s.median).toFixed(2)}  `;
-    const spread = `${(s.min / 1000).toFixed(1)}-${(s.max / 1000).toFixed(1)}`;
-    parts.push(`${ratio}${name} ${(s.median / 1000).toFixed(1)}k (${spread})`);
+    const ratio = name === OURS ? '' : `ratio ${ratioTo(row, name)?.median.toFixed(2) ?? '-'}  `;
+    parts.push(
+      `${ratio}${name} ${(s.median / 1000).toFixed(1)}k (${(s.low / 1000).toFixed(1)}-${(s.high / 1000).toFixed(1)})`,
+    );
   }
   if (row.copyLimit > 0) parts.push(`copy limit ${(row.copyLimit / 1000).toFixed(0)}k`);
   return parts.join(' | ');
 }
-
-const report = { node: process.version, cpu: cpus()[0]?.model, cpus: cpus().length, rows };
-writeFileSync(values.json, `${JSON.stringify(report, null, 2)}\n`);
-writeFileSync(values.svg, chart(rows.map((r) => ({ name: r.case.name, values: r.iops }))));
-console.log(`written: ${values.json}, ${values.svg}`);

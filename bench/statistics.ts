@@ -1,20 +1,26 @@
 /** Numbers of noisy machines: medians and spread. */
 
-export function median(values: readonly number[]): number {
+/** @param q 0 to 1 */
+export function quantile(values: readonly number[], q: number): number {
   const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1
-    ? (sorted[middle] as number)
-    : ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2;
+  const at = (sorted.length - 1) * q;
+  const low = Math.floor(at);
+  const high = Math.ceil(at);
+  return (sorted[low] as number) + ((sorted[high] as number) - (sorted[low] as number)) * (at - low);
 }
 
+export function median(values: readonly number[]): number {
+  return quantile(values, 0.5);
+}
+
+/** Median, and what nine tenths of the values lie above and below. */
 export interface Summary {
   median: number;
-  min: number;
-  max: number;
+  low: number;
+  high: number;
   samples: number;
 }
 
 export function summary(values: readonly number[]): Summary {
-  return { median: median(values), min: Math.min(...values), max: Math.max(...values), samples: values.length };
+  return { median: median(values), low: quantile(values, 0.1), high: quantile(values, 0.9), samples: values.length };
 }

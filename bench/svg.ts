@@ -29,7 +29,7 @@ export function chart(groups: readonly Group[]): string {
       if (s === undefined) return;
       const colour = COLOURS[i % COLOURS.length];
       parts.push(`<rect x="${LEFT}" y="${y}" width="${x(s.median).toFixed(1)}" height="${BAR - 2}" fill="${colour}"/>`);
-      const [a, b] = [LEFT + x(s.min), LEFT + x(s.max)];
+      const [a, b] = [LEFT + x(s.low), LEFT + x(s.high)];
       parts.push(`<line x1="${a.toFixed(1)}" x2="${b.toFixed(1)}" y1="${y + 5}" y2="${y + 5}" stroke="black"/>`);
       parts.push(`<text x="${(b + 4).toFixed(1)}" y="${y + 9}" font-size="9">${(s.median / 1000).toFixed(1)}k</text>`);
       y += BAR;
