@@ -18,9 +18,18 @@ export interface Summary {
   median: number;
   low: number;
   high: number;
+  min: number;
+  max: number;
   samples: number;
 }
 
 export function summary(values: readonly number[]): Summary {
-  return { median: median(values), low: quantile(values, 0.1), high: quantile(values, 0.9), samples: values.length };
+  return {
+    median: median(values),
+    low: quantile(values, 0.1),
+    high: quantile(values, 0.9),
+    min: Math.min(...values),
+    max: Math.max(...values),
+    samples: values.length,
+  };
 }
