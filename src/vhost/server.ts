@@ -4,6 +4,7 @@
  */
 import type { MemoryListener } from '../bdev/bdev.ts';
 import type { EventLoop, Watch } from '../sys/event-loop.ts';
+import type { Fd } from '../sys/fd.ts';
 import { accept, type Listener, listenUnix } from '../sys/socket.ts';
 import { type CoalescingSettings, NO_COALESCING } from './coalescing.ts';
 import type { DeviceModel } from './device-model.ts';
@@ -57,7 +58,12 @@ export class VhostServer {
     this.options = options;
     this.path = options.path;
     this.listener = listenUnix(options.path, options.mode);
-    this.watch = options.loop.watch(this.listener.fd.number, () => this.callers());
+    try {
+      this.watch = options.loop.watch(this.listener.fd.number, () => this.callers());
+    } catch (error) {
+      this.listener.close();
+      throw error;
+    }
   }
 
   private callers(): void {
@@ -69,22 +75,34 @@ export class VhostServer {
           continue;
         }
         this.accepted++;
-        const session = new Session({
-          loop: this.options.loop,
-          transport: new UnixTransport(this.options.loop, fd, this.path),
-          model: this.options.model(),
-          memoryListener: this.options.memoryListener,
-          memSlots: this.options.memSlots,
-          coalescing: this.coalescing,
-          regionInUse: (key, then) => this.regions.inUse(key, then),
-          onClosed: (s) => this.sessionClosed(s),
-        });
-        this.sessions.add(session);
-        session.open();
+        this.begin(fd);
       }
     } catch (error) {
       warn(`${this.path}: ${(error as Error).message}`);
     }
+  }
+
+  /** @param fd a caller's; closed when there is no session for it */
+  private begin(fd: Fd): void {
+    const transport = new UnixTransport(this.options.loop, fd, this.path);
+    let session: Session;
+    try {
+      session = new Session({
+        loop: this.options.loop,
+        transport,
+        model: this.options.model(),
+        memoryListener: this.options.memoryListener,
+        memSlots: this.options.memSlots,
+        coalescing: this.coalescing,
+        regionInUse: (key, then) => this.regions.inUse(key, then),
+        onClosed: (s) => this.sessionClosed(s),
+      });
+    } catch (error) {
+      transport.close();
+      throw error;
+    }
+    this.sessions.add(session);
+    session.open();
   }
 
   private sessionClosed(session: Session): void {

@@ -96,10 +96,18 @@ export class UnixTransport implements Transport {
     if (this.closed || events === 0) {
       this.watch?.close();
       this.watch = null;
-    } else if (this.watch === null) {
-      this.watch = this.loop.watch(this.fd.number, this.ready, events);
     } else {
-      this.watch.modify(events);
+      this.watchFor(events);
+    }
+  }
+
+  /** Without a watch nobody would ever hear of this front end again: when there can be none, the link ends. */
+  private watchFor(events: number): void {
+    try {
+      if (this.watch === null) this.watch = this.loop.watch(this.fd.number, this.ready, events);
+      else this.watch.modify(events);
+    } catch (error) {
+      this.failLater(error as Error);
     }
   }
 
@@ -178,10 +186,13 @@ export class UnixTransport implements Transport {
       }
       this.rewatch();
     } catch (error) {
-      // The session may be in the middle of a handler: it hears of it in a pass of its own.
-      const { message } = error as Error;
-      this.loop.defer(() => this.fail(message));
+      this.failLater(error as Error);
     }
+  }
+
+  /** The session may be in the middle of a handler: it hears of it in a pass of its own. */
+  private failLater({ message }: Error): void {
+    this.loop.defer(() => this.fail(message));
   }
 
   private dropOutbox(): void {
