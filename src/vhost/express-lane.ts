@@ -91,15 +91,14 @@ export class ExpressLane {
 
   /** Do the requests of these heads, as `next` gave them, in their order, or send them the whole way. */
   take(heads: Uint16Array, count: number): void {
-    for (let i = 0; i < count; i++) {
+    for (let i = 0; i < count; ) {
+      let read = 0;
       if (this.detour > 0) this.detour--;
-      else {
-        const read = this.ring.readPlain(heads, i, count, this.chains);
-        if (read > 0) this.run(read);
+      else read = this.ring.readPlain(heads, i, count, this.chains);
+      if (read > 0) {
+        this.run(read);
         i += read;
-        if (i === count) return;
-      }
-      this.leave(heads[i]);
+      } else this.leave(heads[i++]);
     }
   }
 
@@ -119,9 +118,10 @@ export class ExpressLane {
 
   /** Ask for all headers at once: the guest's processor has each in its cache, and takes its time to give it. */
   private touchHeaders(count: number): void {
-    const { requestMemory, requestWord } = this.chains;
+    const { memory, requestWord } = this.chains;
+    const words = memory.u32;
     let sum = this.touched;
-    for (let i = 0; i < count; i++) sum = (sum + requestMemory[i].u32[requestWord[i]]) | 0;
+    for (let i = 0; i < count; i++) sum = (sum + words[requestWord[i]]) | 0;
     this.touched = sum;
   }
 
@@ -153,7 +153,8 @@ export class ExpressLane {
    */
   private decide(from: number, count: number): number {
     const { cdb, place, placeAt } = this;
-    const { requestMemory, requestWord, dataIn, dataBytes } = this.chains;
+    const { memory: near, requestWord, dataIn, dataBytes } = this.chains;
+    const words = near.u32;
     let [reads, readBytes, writes, writtenBytes] = [0, 0, 0, 0];
     let unit = 0;
     let i = from;
@@ -161,7 +162,6 @@ export class ExpressLane {
     let direct: DirectAccess | null = null;
     let blockSize = 0;
     for (; i < count; i++) {
-      const words = requestMemory[i].u32;
       const w = requestWord[i];
       const word = words[w + LUN] | 0;
       if (lun === null || direct === null) {
@@ -252,19 +252,19 @@ export class ExpressLane {
 
   /** GOOD, and no residual. First all responses, then all used elements: the guest's processor has to give up each line. */
   private respond(from: number, end: number): void {
-    const { responseMemory, responseAt, head, dataIn, dataBytes } = this.chains;
+    const { memory, responseAt, head, dataIn, dataBytes } = this.chains;
+    const words = memory.u32;
+    const bytes = memory.u8;
     const { written } = this;
     for (let i = from; i < end; i++) {
       written[i] = dataIn[i] !== 0 ? RESPONSE_BYTES + dataBytes[i] : RESPONSE_BYTES;
       const at = responseAt[i];
       if ((at & 3) === 0) {
-        const words = responseMemory[i].u32;
         const w = at >> 2;
         words[w + SENSE_LEN] = 0;
         words[w + RESIDUAL] = 0;
         words[w + STATUS_WORD] = 0;
       } else {
-        const bytes = responseMemory[i].u8;
         for (let b = 0; b < GOOD_BYTES; b++) bytes[at + b] = 0;
       }
     }

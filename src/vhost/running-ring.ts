@@ -221,7 +221,7 @@ export class RunningRing {
   /**
    * Read plain chains of heads that `next` gave into a batch. They are not accepted: whoever has them ends each with `completePlain`
    * before he returns to the loop, or reads it with one of the others.
-   * @returns how many: the head behind them is not plain
+   * @returns how many; when none, the first head is not plain
    */
   readPlain(heads: Uint16Array, from: number, end: number, batch: PlainChains): number {
     return this.ring.jumpIsIdle ? 0 : this.ring.readPlain(heads, from, end, batch);

@@ -317,8 +317,8 @@ export class DeviceRing {
   }
 
   /**
-   * Read chains of heads that `pop` has given into a batch, as long as they are plain. @returns how many: `heads[from + that]` is to
-   * be read with one of the others. Not for rings whose memory may be exchanged (`jumpIsIdle`).
+   * Read chains of heads that `pop` has given into a batch, see PlainChains. @returns how many; when none, `heads[from]` is to be
+   * read with one of the others. Not for rings whose memory may be exchanged (`jumpIsIdle`).
    */
   readPlain(heads: Uint16Array, from: number, end: number, batch: PlainChains): number {
     const n = batch.read(this.desc32, this.descAt, this.size, this.indirect, this.reader.guest, heads, from, end);

@@ -39,11 +39,9 @@ export class PlainChains {
 
   // Columns. Only indices below `count` mean anything.
   readonly head: Uint16Array;
-  /** Where the header lies: memory, and the word in it; headers are aligned, and lie with the words asked for in it. */
-  readonly requestMemory: Memory[];
+  /** Where the header lies in `memory`, in words: headers are aligned, and lie with the words asked for in it. */
   readonly requestWord: Int32Array;
-  /** Memory and byte: Linux puts the response where the header ends, which is aligned to nothing. */
-  readonly responseMemory: Memory[];
+  /** In bytes: Linux puts the response where the header ends, which is aligned to nothing. */
   readonly responseAt: Int32Array;
   readonly dataMemory: Memory[];
   readonly dataAt: Int32Array;
@@ -54,7 +52,7 @@ export class PlainChains {
 
   private readonly requestWords: number;
   private guest: GuestMemory | null = null;
-  /** Where the last chain had its header, and where its data. */
+  /** Where the last chain had its header and response, and where its data. */
   private near: Row = NOWHERE;
   private far: Row = NOWHERE;
 
@@ -64,24 +62,26 @@ export class PlainChains {
     this.requestBytes = requestBytes;
     this.requestWords = requestWords;
     this.responseBytes = responseBytes;
-    const memories = () => new Array<Memory>(capacity).fill(NO_MEMORY);
     this.head = new Uint16Array(capacity);
-    this.requestMemory = memories();
     this.requestWord = new Int32Array(capacity);
-    this.responseMemory = memories();
     this.responseAt = new Int32Array(capacity);
-    this.dataMemory = memories();
+    this.dataMemory = new Array<Memory>(capacity).fill(NO_MEMORY);
     this.dataAt = new Int32Array(capacity);
     this.dataBytes = new Int32Array(capacity);
     this.dataIn = new Uint8Array(capacity);
   }
 
+  /** Where all headers and responses of the batch lie. */
+  get memory(): Memory {
+    return this.near.memory;
+  }
+
   /**
-   * Read chains, as long as they are plain, into the emptied batch.
+   * Read chains into the emptied batch, as long as they are plain and have their headers and responses in one window.
    * @param desc view with the descriptor table, `descAt` its first word, `size` its entries
    * @param indirect VIRTIO_F_INDIRECT_DESC was negotiated
    * @param heads the chains' heads, checked by the caller, from index `from` to `end`: no more than the batch holds
-   * @returns how many are in the batch: `heads[from + that]` is the first that is not plain
+   * @returns how many are in the batch. When that is none, `heads[from]` is not plain; else the next may be, in another batch.
    */
   read(
     desc: Uint32Array,
@@ -116,8 +116,7 @@ export class PlainChains {
     from: number,
     end: number,
   ): void {
-    const { near, far, head, requestBytes, responseBytes, requestWords, requestMemory, responseMemory, dataMemory } =
-      this;
+    const { near, far, head, requestBytes, responseBytes, requestWords, dataMemory } = this;
     const { requestWord, responseAt, dataAt, dataBytes, dataIn } = this;
     const { page: nearPage, start: nearStart, end: nearEnd, base: nearBase, memory: nearMemory } = near;
     const { page: farPage, start: farStart, end: farEnd, base: farBase, memory: farMemory } = far;
@@ -187,8 +186,6 @@ export class PlainChains {
 
       head[i] = heads[at];
       // Comparing costs less than storing a reference.
-      if (requestMemory[i] !== nearMemory) requestMemory[i] = nearMemory;
-      if (responseMemory[i] !== nearMemory) responseMemory[i] = nearMemory;
       if (dataMemory[i] !== farMemory) dataMemory[i] = farMemory;
       requestWord[i] = request >> 2;
       responseAt[i] = response;
@@ -227,11 +224,9 @@ export class PlainChains {
     if ((word & FLAGS) !== NEXT || table[at + LEN_WORD] !== this.requestBytes) return false;
     const lo = table[at] | 0;
     const row = guest.whole(lo, table[at + 1] | 0, this.requestBytes);
-    if (row === null) return false;
+    if (row === null || (i > 0 && row !== this.near)) return false;
     const offset = offsetOf(row, lo);
-    const { memory } = row;
-    if ((offset & 3) !== 0 || (offset >> 2) + this.requestWords > memory.u32.length) return false;
-    this.requestMemory[i] = memory;
+    if ((offset & 3) !== 0 || (offset >> 2) + this.requestWords > row.memory.u32.length) return false;
     this.requestWord[i] = offset >> 2;
 
     // Response and data, or data and response.
@@ -242,7 +237,7 @@ export class PlainChains {
     if ((word & (NEXT | INDIRECT)) !== NEXT) return false;
     const dataIn = word & WRITE;
     if (dataIn !== 0) {
-      if (!this.readResponse(table, at, i, guest)) return false;
+      if (!this.readResponse(table, at, i, guest, row)) return false;
     } else if (!this.readData(table, at, i, guest)) return false;
     next = word >>> 16;
     if (next >= entries) return false;
@@ -251,7 +246,7 @@ export class PlainChains {
     if ((word & FLAGS) !== WRITE) return false;
     if (dataIn !== 0) {
       if (!this.readData(table, at, i, guest)) return false;
-    } else if (!this.readResponse(table, at, i, guest)) return false;
+    } else if (!this.readResponse(table, at, i, guest, row)) return false;
 
     this.near = row;
     this.head[i] = head;
@@ -260,13 +255,11 @@ export class PlainChains {
     return true;
   }
 
-  private readResponse(table: Uint32Array, at: number, i: number, guest: GuestMemory): boolean {
+  private readResponse(table: Uint32Array, at: number, i: number, guest: GuestMemory, near: Row): boolean {
     if (table[at + LEN_WORD] !== this.responseBytes) return false;
     const lo = table[at] | 0;
-    const row = guest.whole(lo, table[at + 1] | 0, this.responseBytes);
-    if (row === null) return false;
-    this.responseMemory[i] = row.memory;
-    this.responseAt[i] = offsetOf(row, lo);
+    if (guest.whole(lo, table[at + 1] | 0, this.responseBytes) !== near) return false;
+    this.responseAt[i] = offsetOf(near, lo);
     return true;
   }
 
@@ -287,8 +280,6 @@ export class PlainChains {
     this.count = 0;
     this.guest = null;
     this.near = this.far = NOWHERE;
-    this.requestMemory.fill(NO_MEMORY);
-    this.responseMemory.fill(NO_MEMORY);
     this.dataMemory.fill(NO_MEMORY);
   }
 }
