@@ -353,7 +353,11 @@ export class FakeVvuFork extends FakeVirtioPci {
     for (let i = 0; i < n; i++) {
       const size = Number(payload.readBigUInt64LE(8 + 32 * i + 8));
       const offset = Number(payload.readBigUInt64LE(8 + 32 * i + 24));
-      this.bar.place(at, fds[i], 0, offset + size);
+      try {
+        this.bar.place(at, fds[i], 0, offset + size);
+      } catch {
+        return false; // no file, or a piece of it that cannot be mapped: the master is hung up on
+      }
       at += offset + size;
     }
     return true;
