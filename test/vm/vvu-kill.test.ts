@@ -174,20 +174,18 @@ step('the relay: the target says so; relay and appliance are started anew', asyn
   assert.ok(alive(appliance), 'the QEMU of the appliance');
   await appliance.until('grep -q "the relay does not answer" /tmp/target.log', SILENCE_SECONDS);
   assert.ok(alive(appliance));
-  // What QEMU makes of a device whose back end is dead.
-  const ended = await Promise.race([target.end('INT').catch((e) => `${e}`), appliance.exited]);
-  console.log('SIGINT of the target:', ended, alive(appliance) ? 'QEMU lives' : await appliance.exited);
-  if (alive(appliance)) {
-    const again = await Promise.race([target.restart().catch((e) => `${e}`), appliance.exited]);
-    console.log('another target:', again, alive(appliance) ? 'QEMU lives' : await appliance.exited);
-  }
+  // The target may end: QEMU survives the reset of a device whose back end is dead, but not that it is started again.
+  assert.is(await target.end('INT'), 0);
+  assert.ok(alive(appliance));
+  await target.restart().catch(() => {});
+  assert.match(await appliance.exited, /SIGABRT[^]*vhost_dev_start: Assertion/);
   await appliance.close();
   await relay.restart();
   await startStorage();
   await loadEnds();
 });
 
-step('after all that: the target ends in order, and no QEMU has ended by itself', async () => {
+step('after all that: the target ends in order, and no other QEMU has ended by itself', async () => {
   await vm.powerOff();
   assert.is(await target.end('INT'), 0);
   await relay.says(/said goodbye/, 10);

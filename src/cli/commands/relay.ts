@@ -35,7 +35,7 @@ export function relayCommand(): Command {
       'after',
       `
 Start the relay first, then the appliance VM (with shared memory: memory-backend-memfd,share=on), then the compute VM.
-Do not stop the relay while the appliance VM runs: its QEMU does not survive a reset of the device without it.`,
+Do not stop the relay while the appliance VM runs: its QEMU does not survive that a target starts without it.`,
     )
     .action(async (options: RelayOptions) => (await import('../actions/relay.ts')).runRelay(options));
 }
