@@ -156,6 +156,8 @@ export class InflightQueue implements InflightLog {
   /** The next counter, as two words: it counts for ever. */
   private countLo = 0;
   private countHi = 0;
+  /** Nobody had used the region before `recover`. */
+  fresh = false;
   /** Heads completed since the last publication. Ours, so that the shared list never leads us. */
   private readonly batch: Uint16Array;
   private batchCount = 0;
@@ -215,6 +217,7 @@ export class InflightQueue implements InflightLog {
   recover(usedIdx: number): number[] | string {
     const words = this.base >> 1;
     if (Atomics.load(this.u16, words + VERSION_WORD) === 0) {
+      this.fresh = true;
       this.u16[words + DESC_NUM_WORD] = this.descNum;
       this.u16[words + LAST_BATCH_WORD] = 0;
       this.u16[words + USED_IDX_WORD] = usedIdx;

@@ -122,8 +122,9 @@ export class Vring {
     const usedIdx = probe.usedIndex;
     const heads = inflight.recover(usedIdx);
     if (typeof heads === 'string') return heads;
-    // The front end knows the used index only. What was taken beyond it stands in the log.
-    const base = heads.length > 0 ? (usedIdx + heads.length) & 0xffff : options.base;
+    // The front end knows the used index only, and perhaps that of a moment ago: a predecessor that was cut off from it, but not
+    // dead yet, has gone on for a while. What was taken is what was given back, and what the log says beside.
+    const base = inflight.fresh ? options.base : (usedIdx + heads.length) & 0xffff;
     const ring = DeviceRing.create(place, { ...options, base, inflight });
     if (typeof ring !== 'string') {
       ring.resubmit(heads);

@@ -220,6 +220,33 @@ test(
   }),
 );
 
+test(
+  'a predecessor that was cut off went on for a while: what it completed after the front end had looked is not done again',
+  withRig((rig) => {
+    const { frontEnd, driver } = rig.boot();
+    driver.ready(0, TUR);
+    rig.disk.hold = true;
+    const cut = [1, 2, 3].map((lba) => driver.submit(0, write10(lba, 1), { out: new Uint8Array(512).fill(lba) }));
+    pump(rig.loop, () => rig.disk.held.length === 3);
+    const { used } = frontEnd.ring(2);
+    const early = frontEnd.guest.u16(used + 2);
+    rig.disk.hold = false;
+    rig.disk.release();
+    pump(rig.loop, () => frontEnd.guest.u16(used + 2) !== early);
+    settle(rig.loop);
+    frontEnd.disconnect();
+    pump(rig.loop, () => rig.server.sessions.size === 0);
+    frontEnd.reconnect();
+    frontEnd.init();
+    rig.disk.executed.length = 0;
+    frontEnd.start(LINUX_FEATURES, new Map([[2, early]]));
+    for (const request of cut) assert.is(driver.wait(request).status, 0);
+    assert.is(rig.disk.executed.length, 0);
+    assert.is(driver.run(0, read10(2, 1), { inLength: 512 }).data[0], 2);
+    assert.is(rig.disk.executed.length, 1);
+  }),
+);
+
 // A real crash: another process serves, and dies by SIGKILL.
 
 async function serve(path: string, file: string, complete: number): Promise<ChildProcess> {
