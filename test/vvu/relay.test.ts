@@ -1,9 +1,13 @@
 /** The driver on a stock QEMU through the relay: the same work as on the forks, and each edge of that QEMU. */
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { O } from '../../src/sys/constants.ts';
+import { EventLoop } from '../../src/sys/event-loop.ts';
 import { type Fd, fstat, ftruncate, open as openFile } from '../../src/sys/fd.ts';
 import { memfd } from '../../src/sys/mapping.ts';
+import { listenUnix } from '../../src/sys/socket.ts';
+import { Relay } from '../../src/vvu/relay/relay.ts';
 import {
   bit,
   type FrontEnd,
@@ -11,6 +15,7 @@ import {
   inflightBytes,
   LINUX_FEATURES,
   PF,
+  pump,
   SEABIOS_FEATURES,
   tableBytes,
   u32s,
@@ -289,6 +294,30 @@ test(
     assert.is(rig.boot().driver.ready(0, INQUIRY, { inLength: 36 }).status, 0);
   }),
 );
+
+test('a relay that follows one that was killed lets nobody in before a driver is there', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'vvu-relay-'));
+  const loop = new EventLoop();
+  const [compute, appliance] = ['c', 'a'].map((name) => join(folder, name));
+  const start = () => new Relay({ loop, compute, appliance, vrings: 4, windowBytes: 2 ** 28 });
+  const end = (relay: Relay) => {
+    let over = false;
+    relay.close(() => {
+      over = true;
+    });
+    pump(loop, () => over, 'the relay to close');
+  };
+  const first = start();
+  assert.ok(existsSync(compute), 'a fresh one lets those wait who are early');
+  end(first);
+  listenUnix(compute).fd.close(); // killed: the file stays
+  assert.ok(existsSync(compute));
+  const second = start();
+  assert.not(existsSync(compute));
+  end(second);
+  loop.close();
+  rmSync(folder, { recursive: true });
+});
 
 test(
   'the QEMU of the appliance refuses a mapping: the VM is told where it asks, and the relay lives',

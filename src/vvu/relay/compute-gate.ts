@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import type { EventLoop, Watch } from '../../sys/event-loop.ts';
 import type { Fd } from '../../sys/fd.ts';
 import { accept, type Listener, listenUnix } from '../../sys/socket.ts';
@@ -5,7 +6,7 @@ import { accept, type Listener, listenUnix } from '../../sys/socket.ts';
 /**
  * The socket to which compute VMs connect. Its rule: whoever gets in is answered soon. A QEMU that waits for an answer holds its
  * whole VM still; one that finds no socket (and has `reconnect-ms`) tries again while its guest runs on. So the socket is
- * away while a driver that was there is not. Only before the first driver has come may a VM that is early wait.
+ * away while a driver that was there is not. Only before the first driver of a fresh relay has come may a VM that is early wait.
  */
 export interface ComputeGateOptions {
   readonly loop: EventLoop;
@@ -27,7 +28,10 @@ export class ComputeGate {
   /** @throws SysError when the socket can't be had */
   constructor(options: ComputeGateOptions) {
     this.options = options;
+    // A predecessor that was killed leaves its file: VMs that were connected to it come back, and must not be held still.
+    const killed = existsSync(options.path);
     this.listen();
+    if (killed) this.shut();
   }
 
   private listen(): void {
