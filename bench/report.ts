@@ -15,6 +15,7 @@ export interface Row {
   iops: Record<string, Summary>;
   /** Of each round, the median of its windows. */
   rounds: Record<string, number[]>;
+  windows: Record<string, number[]>;
   /** Copies of so many bytes that one core makes in a second; 0 where nothing is copied. */
   copyLimit: number;
 }

@@ -6,7 +6,7 @@
  * Results are kept in a folder: a later run with `--only` replaces its own cases and leaves the others, and the table, the
  * plot and the table in docs/performance.md are written anew from all of them.
  *
- * `npm run bench -- [--all] [--rounds N] [--c-server BINARY] [--socket NAME=PATH[,blk]]... [--only TEXT,...] [--realtime] [--out DIR] [--doc FILE]`
+ * `npm run bench -- [--all] [--rounds N] [--c-server BINARY] [--socket NAME=PATH[,blk]]... [--only TEXT,...] [--realtime] [--more] [--out DIR] [--doc FILE]`
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -14,7 +14,6 @@ import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { ALL, type Case, MAIN } from './cases.ts';
-import { copyRate } from './copy-rate.ts';
 import { loadReport, OURS, type Row, ratioTo, saveReport } from './report.ts';
 import { cServer, ourTarget, type Running, type Server, start, storageDaemon } from './servers.ts';
 import { summary } from './statistics.ts';
@@ -31,6 +30,8 @@ const { values } = parseArgs({
     'c-server': { type: 'string' },
     socket: { type: 'string', multiple: true, default: [] },
     only: { type: 'string' },
+    /** Add to the rounds that are in the folder. */
+    more: { type: 'boolean', default: false },
     out: { type: 'string', default: 'bench-results' },
     /** Put the table between the markers of this file. */
     doc: { type: 'string' },
@@ -129,8 +130,9 @@ report.cpu = cpus()[0]?.model ?? '';
 report.cpus = cpus().length;
 try {
   for (const c of cases) {
-    const windows: Record<string, number[]> = {};
-    const rounds: Record<string, number[]> = {};
+    const before = values.more ? report.rows.find((r) => r.case.name === c.name) : undefined;
+    const windows: Record<string, number[]> = { ...before?.windows };
+    const rounds: Record<string, number[]> = { ...before?.rounds };
     for (let round = 0; round < Number(values.rounds); round++) {
       for (const server of servers) {
         if (!server.disks.includes(c.disk)) continue;
@@ -141,8 +143,8 @@ try {
         try {
           const sample = await load(running.socket, server, c);
           if (sample.unsupported === undefined) {
-            windows[server.name] = [...(windows[server.name] ?? []), ...sample.iops];
-            rounds[server.name] = [...(rounds[server.name] ?? []), summary(sample.iops).median];
+            windows[server.name] = [...(windows[server.name] ?? []), ...sample.iops.map(Math.round)];
+            rounds[server.name] = [...(rounds[server.name] ?? []), Math.round(summary(sample.iops).median)];
           }
         } finally {
           await running.stop();
@@ -154,7 +156,8 @@ try {
       at: new Date().toISOString().slice(0, 10),
       iops: Object.fromEntries(Object.entries(windows).map(([name, list]) => [name, summary(list)])),
       rounds,
-      copyLimit: c.disk === 'null' ? 0 : Math.round(copyRate(c.bytes)),
+      windows,
+      copyLimit: c.disk === 'null' ? 0 : Math.max(before?.copyLimit ?? 0, copyRate(c.bytes)),
     };
     report.rows = [...report.rows.filter((r) => r.case.name !== c.name), row];
     saveReport(values.out, report, values.doc);
@@ -162,6 +165,13 @@ try {
   }
 } finally {
   rmSync(dir, { recursive: true, force: true });
+}
+
+/** Under the same conditions as the servers. */
+function copyRate(bytes: number): number {
+  const node = [process.execPath, '--import', 'tsx', join(import.meta.dirname, 'copy-rate.ts'), String(bytes)];
+  const [command, ...argv] = [...prefix, ...node];
+  return Number(execFileSync(command as string, argv));
 }
 
 function line(row: Row): string {
