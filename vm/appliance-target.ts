@@ -90,6 +90,15 @@ export class ApplianceTarget {
     return (Number(fields[11]) + Number(fields[12])) / TICKS;
   }
 
+  /** How often its threads have gone to sleep since their start. */
+  async wakeUps(): Promise<number> {
+    const lines = await this.vm.run(`grep -h ^voluntary_ctxt_switches /proc/$(cat ${PID})/task/*/status`);
+    return lines
+      .trim()
+      .split('\n')
+      .reduce((n, line) => n + Number(line.split(/\s+/)[1]), 0);
+  }
+
   log(): Promise<string> {
     return this.vm.run(`cat ${LOG} 2>/dev/null || true`);
   }

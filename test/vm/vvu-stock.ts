@@ -30,17 +30,18 @@ const CONFIG = '/tmp/target.json';
 const IDLE_SECONDS = 30;
 /** Of a vCPU. */
 const IDLE_SHARE = 0.03;
-/** On a busy machine the guest's clock charges a thread with what others took from its emulated CPU: the best of these counts. */
+/** Of all threads, a second. */
+const IDLE_WAKES = 25;
+/**
+ * On a busy machine the guest's clock charges a thread with what others took from its emulated CPU. What the whole VM used of the host's
+ * CPU bounds it from above, too, and the best of these looks counts.
+ */
 const IDLE_LOOKS = 3;
 
 export interface VvuStockOptions {
   access: 'vfio' | 'sysfs';
   /** QEMUs of the compute VMs, one after the other at the same target. */
   kinds: readonly QemuKind[];
-}
-
-interface VirtioStatus {
-  status: { statuses: string[] };
 }
 
 /** Shown by the test runner also when all went well. */
@@ -136,17 +137,24 @@ export function vvuStock({ access, kinds }: VvuStockOptions): void {
   test('idle and connected, the target costs next to nothing', async () => {
     const { vm: guest, target } = appliance;
     let share = Number.POSITIVE_INFINITY;
-    for (let i = 0; i < IDLE_LOOKS && share >= IDLE_SHARE; i++) {
+    let rate = Number.POSITIVE_INFINITY;
+    for (let i = 0; i < IDLE_LOOKS && (share >= IDLE_SHARE || rate >= IDLE_WAKES); i++) {
       await guest.run('sleep 5');
-      const before = await target.cpuSeconds();
+      const before = [await target.cpuSeconds(), guest.cpuSeconds(), await target.wakeUps()];
       await guest.run(`sleep ${IDLE_SECONDS}`);
-      const spent = await target.cpuSeconds();
-      const now = (spent - before) / IDLE_SECONDS;
-      note(`idle for ${IDLE_SECONDS} s: ${(now * 100).toFixed(2)} % of a vCPU`);
-      share = Math.min(share, now);
+      const after = [await target.cpuSeconds(), guest.cpuSeconds(), await target.wakeUps()];
+      const [inside, outside, wakes] = after.map((n, k) => (n - before[k]) / IDLE_SECONDS);
+      note(
+        `idle for ${IDLE_SECONDS} s: ${(inside * 100).toFixed(2)} % of a vCPU by the guest's clock, ${wakes.toFixed(1)} wake-ups a second; ` +
+          `the whole VM took ${(outside * 100).toFixed(2)} % of a CPU of the host`,
+      );
+      share = Math.min(share, inside, outside);
+      rate = Math.min(rate, wakes);
     }
     // Without interrupts it has to look again and again: docs/guide.md has what that costs.
-    if (access === 'vfio') assert.ok(share < IDLE_SHARE, `${(share * 100).toFixed(2)} %`);
+    if (access === 'sysfs') return;
+    assert.ok(share < IDLE_SHARE, `${(share * 100).toFixed(2)} %`);
+    assert.ok(rate < IDLE_WAKES, `${rate.toFixed(1)} wake-ups a second`);
   });
 
   test('SIGINT ends the target with 0, and its devices are quiet', async () => {
@@ -162,14 +170,6 @@ export function vvuStock({ access, kinds }: VvuStockOptions): void {
       note(`${bdf}: command register 0x${command.toString(16)}`);
       assert.is(command & 4, 0, bdf);
     }
-    // And as QEMU sees it: status 0 is a device that was reset.
-    const found = (await guest.qmp.execute('x-query-virtio')) as { path: string; name: string }[];
-    for (const { path, name } of found) {
-      const { status } = (await guest.qmp.execute('x-query-virtio-status', { path })) as VirtioStatus;
-      note(`${name}: status ${JSON.stringify(status)}`);
-      assert.equal(status.statuses, []);
-    }
-    assert.is(found.length, 2);
   });
 
   test('another target, from the saved configuration, serves another VM through the same devices', async () => {
