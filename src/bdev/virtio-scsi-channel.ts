@@ -39,7 +39,7 @@ const WRITE_ERROR_ASC = 0x0c;
 const SPACE_ALLOCATION_FAILED = 0x2707;
 const UNIT_NOT_SUPPORTED = 0x2500;
 /** How often the main thread's wish for a look at the size is looked for. Milliseconds. */
-const LOOK_MS = 500;
+const LOOK_MS = 1000;
 /** READ CAPACITY(16) data. */
 const CAPACITY_BYTES = 32;
 

@@ -62,7 +62,7 @@ const CHECK_NS = 100_000;
  * Longest sleep, milliseconds: a worker that is ended by force ends when the call returns that it sleeps in. Every wake of an emulated CPU
  * costs it milliseconds, so not much shorter.
  */
-const MAX_SLEEP_MS = 500;
+const MAX_SLEEP_MS = 1000;
 /** How long `run` goes on before it lets Node's event loop have a turn. Nanoseconds. */
 const SLICE_NS = 50_000_000;
 

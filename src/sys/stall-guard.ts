@@ -2,7 +2,7 @@
  * Gets a thread out of a system call that a peer made to block. Whether an eventfd of a front end blocks is decided by
  * a flag of the open file, which the front end shares and can change at any time; a full counter would then hold up
  * the reactor, and with it every other front end, for ever. Linux has no way to write to an eventfd that never
- * blocks, so another thread looks on: a call that has not ended after a second is interrupted by a signal.
+ * blocks, so another thread looks on: a call that has not ended after one or two seconds is interrupted by a signal.
  *
  * The one rule: the watched thread pays two stores a call, and whoever gets EINTR never touches that descriptor
  * again.
@@ -15,7 +15,7 @@ const SIGURG = 23;
 /** struct sigaction of the C library: handler, 128 bytes of mask, flags, restorer. */
 const SIGACTION_BYTES = 152;
 /** How often the guard looks; a call is interrupted when it is found in two looks. Milliseconds. */
-const LOOK_MS = 500;
+const LOOK_MS = 1000;
 
 /** What a guarding thread says when it is ready. */
 export const ON_GUARD = 'on guard';

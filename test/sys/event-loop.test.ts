@@ -518,9 +518,9 @@ test('an idle loop sleeps', async () => {
   const cpu = process.cpuUsage();
   await loop.run();
   const used = process.cpuUsage(cpu);
-  // Asleep from the first 200 microseconds on: a pass for every 100 ms, and one for the timer.
+  // Asleep from the first 200 microseconds on: until the timer, give or take the clock of the kernel's sleep.
   const { sleeps, passes, wakes } = loop.stats;
-  assert.ok(sleeps >= 2 && sleeps <= 12, `${sleeps} sleeps`);
+  assert.ok(sleeps >= 1 && sleeps <= 12, `${sleeps} sleeps`);
   assert.is(wakes, 0);
   assert.ok(passes - sleeps < 5000, `${passes} passes`);
   assert.ok(used.user + used.system < 350_000, `${used.user + used.system} us of CPU`);
