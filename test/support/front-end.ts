@@ -3,13 +3,13 @@
  * not from our message table. It speaks as QEMU does (7.2's order and 11.1's), and it can send any bytes with any
  * descriptors. Everything runs in one thread: waiting means turning the back end's loop.
  */
-import { readdirSync } from 'node:fs';
 import type { EventLoop } from '../../src/sys/event-loop.ts';
 import { EventFd } from '../../src/sys/eventfd.ts';
 import type { Fd } from '../../src/sys/fd.ts';
 import { connectUnix, recvWithFds, sendWithFds } from '../../src/sys/socket.ts';
 import { DriverRing } from '../../src/virtio/driver-ring.ts';
 import type { SharedGuest, SharedRegion } from './front-end-memory.ts';
+import { openFds as fdList } from './open-fds.ts';
 
 export const ID = {
   GET_FEATURES: 1,
@@ -130,9 +130,9 @@ export function settle(loop: EventLoop, passes = 20): void {
   for (let i = 0; i < passes; i++) loop.turn(0);
 }
 
-/** Open descriptors of this process. */
+/** How many descriptors this process has open, without the loader's own. */
 export function openFds(): number {
-  return readdirSync('/proc/self/fd').length - 1; // the listing itself has one
+  return fdList().length;
 }
 
 /** A vring as the front end and the guest's driver hold it. */

@@ -126,15 +126,30 @@ test(
   }),
 );
 
+const WITHOUT_INFLIGHT = [PF.MQ, PF.REPLY_ACK, PF.RESET_DEVICE, PF.MEM_SLOTS].reduce((w, n) => w | bit(n), 0n);
+
 test(
   'row 20: a base that is not where the ring is: the ring is broken, and stopping still answers',
   withRig((rig) => {
-    const { frontEnd } = rig.boot();
+    const { frontEnd } = rig.boot({ protocol: WITHOUT_INFLIGHT });
     frontEnd.stop();
     frontEnd.start(LINUX_FEATURES, new Map([[2, 5000]]));
     settle(rig.loop);
     assert.match(String(rig.vring(2)['broken']), /avail.idx 0 is 60536 ahead of 5000/);
     assert.is(frontEnd.stop().get(2), 5000);
+  }),
+);
+
+test(
+  'row 20: with an inflight region in use, the ring and the region say where it is, not the base',
+  withRig((rig) => {
+    const { frontEnd, driver } = rig.boot();
+    driver.ready(0, TUR);
+    frontEnd.stop();
+    frontEnd.start(LINUX_FEATURES, new Map([[2, 5000]]));
+    settle(rig.loop);
+    assert.is(rig.vring(2)['broken'], null);
+    assert.is(driver.run(0, TUR).status, 0);
   }),
 );
 
