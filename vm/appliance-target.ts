@@ -103,6 +103,10 @@ export class ApplianceTarget {
     return this.vm.run(`cat ${LOG} 2>/dev/null || true`);
   }
 
+  async signal(signal: 'STOP' | 'CONT'): Promise<void> {
+    await this.vm.run(`kill -${signal} $(cat ${PID})`);
+  }
+
   /** Sends a signal and waits for the end; returns the exit code (128 and the signal's number when that ended it). */
   async end(signal: 'INT' | 'TERM' | 'KILL'): Promise<number> {
     await this.vm.run(`kill -${signal} $(cat ${PID})`);
