@@ -124,9 +124,9 @@ export class ApplianceTransport implements Transport, TransportHandler {
     const fd = takeFd(message);
     closeAll(message.fds);
     this.channel?.close();
-    this.channel = fd === undefined ? null : new ShmemChannel(this.loop, fd);
+    this.channel = fd === undefined ? null : ShmemChannel.open(this.loop, fd);
     if (this.replyAck && (message.flags & FLAG_NEED_REPLY) !== 0) {
-      this.inner.reply(replyMessage(SET_BACKEND_REQ_FD, u64Payload(fd === undefined ? 1n : 0n)));
+      this.inner.reply(replyMessage(SET_BACKEND_REQ_FD, u64Payload(this.channel === null ? 1n : 0n)));
     }
   }
 

@@ -54,11 +54,23 @@ export class ShmemChannel {
   private sent = false;
   private dead: string | null = null;
 
-  /** @param fd a connected socket, owned from now on */
-  constructor(loop: EventLoop, fd: Fd) {
+  private constructor(loop: EventLoop, fd: Fd) {
     this.loop = loop;
     this.fd = fd;
     this.watch = loop.watch(fd.number, () => this.ready());
+  }
+
+  /**
+   * @param fd a connected socket, owned from now on
+   * @returns null when it is nothing that can be waited on: a plain file, say, which is closed
+   */
+  static open(loop: EventLoop, fd: Fd): ShmemChannel | null {
+    try {
+      return new ShmemChannel(loop, fd);
+    } catch {
+      fd.close();
+      return null;
+    }
   }
 
   get idle(): boolean {
