@@ -11,8 +11,10 @@
  * tables). A parameter declared `uint64_t` and called `addr` takes an address from {@link addressOf} or
  * Memory.address.
  */
+import './load-gate.ts'; // before koffi: it waits there
 import { endianness } from 'node:os';
 import koffi from 'koffi';
+import { loaded } from './load-gate.ts';
 
 if (process.platform !== 'linux' || (process.arch !== 'x64' && process.arch !== 'arm64') || endianness() !== 'LE') {
   throw new Error(`vvu-target runs on Linux, x86-64 or arm64; this is ${process.platform} on ${process.arch}`);
@@ -219,3 +221,5 @@ export function io_uring_enter(fd: number, toSubmit: number, minComplete: number
 export function io_uring_register(fd: number, opcode: number, arg: Bytes | null, count: number): number {
   return syscall4(427, fd, opcode, arg, count);
 }
+
+loaded();
