@@ -1,4 +1,5 @@
 import { ProtocolFeature } from '../../vhost/messages.ts';
+import { RELAYED_FEATURES } from '../relayed-features.ts';
 import type { LayoutName } from './layout-names.ts';
 import { CapType, capOf, type VirtioCap } from './virtio-caps.ts';
 
@@ -54,16 +55,6 @@ const FORK = {
   protocolFeatures: MQ,
 } as const;
 
-const RELAYED = [
-  ProtocolFeature.REPLY_ACK,
-  // For block devices: their config space, and the news that it has changed.
-  ProtocolFeature.CONFIG,
-  ProtocolFeature.BACKEND_REQ,
-  ProtocolFeature.INFLIGHT_SHMFD,
-  ProtocolFeature.RESET_DEVICE,
-  ProtocolFeature.STATUS,
-];
-
 export const LAYOUTS: readonly LayoutRow[] = [
   {
     ...FORK,
@@ -117,7 +108,7 @@ export const LAYOUTS: readonly LayoutRow[] = [
     // The relay keeps the old mapping until this driver has let go of it.
     memoryFlickers: false,
     dmaTarget: true,
-    protocolFeatures: RELAYED.reduce((word, n) => word | (1n << BigInt(n)), MQ),
+    protocolFeatures: RELAYED_FEATURES,
   },
 ];
 

@@ -21,8 +21,9 @@ import {
 } from '../../vhost/messages.ts';
 import { type IncomingMessage, type TransportHandler, takeFd } from '../../vhost/transport.ts';
 import { UnixTransport } from '../../vhost/unix-transport.ts';
+import { RELAYED_FEATURES } from '../relayed-features.ts';
 import { inflightOfFile, type PlacedMessage, tableOfFiles } from './carried-files.ts';
-import { RELAYED, RELAYED_FEATURES, type RelayedRow } from './compute-messages.ts';
+import { RELAYED, type RelayedRow } from './compute-messages.ts';
 import type { Arrival } from './mapped-memory.ts';
 
 /**

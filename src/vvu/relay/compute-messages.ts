@@ -1,4 +1,4 @@
-import { ProtocolFeature, Request } from '../../vhost/messages.ts';
+import { Request } from '../../vhost/messages.ts';
 
 /** The messages of a compute VM that go through a relay; everything else is refused. */
 
@@ -38,14 +38,3 @@ export const RELAYED: ReadonlyMap<number, RelayedRow> = new Map([
   [R.SET_STATUS, row(false)],
   [R.GET_STATUS, row(true)],
 ]);
-
-/** Protocol features that work through a relay: those whose messages bring no descriptor, or one that the relay has a use for. */
-export const RELAYED_FEATURES = [
-  ProtocolFeature.MQ,
-  ProtocolFeature.REPLY_ACK,
-  ProtocolFeature.CONFIG,
-  ProtocolFeature.BACKEND_REQ,
-  ProtocolFeature.INFLIGHT_SHMFD,
-  ProtocolFeature.RESET_DEVICE,
-  ProtocolFeature.STATUS,
-].reduce((word, n) => word | (1n << BigInt(n)), 0n);
