@@ -1,5 +1,4 @@
 /** Child of blk-heap.test.ts: 10^6 block requests from ring to ring, then the growth of the heap as JSON. */
-import { getHeapSpaceStatistics } from 'node:v8';
 import { createMallocBdev } from '../../src/bdev/malloc-bdev.ts';
 import { openMallocChannel } from '../../src/bdev/malloc-channel.ts';
 import { BlkController } from '../../src/vhost/blk-controller.ts';
@@ -10,6 +9,7 @@ import { FrontEnd } from '../support/front-end.ts';
 import { ALL_FEATURES, BLK_PROTOCOL, T } from '../support/front-end-blk.ts';
 import { SharedGuest } from '../support/front-end-memory.ts';
 import { BlkRig } from './blk-rig.ts';
+import { heapLoad } from './heap-load.ts';
 
 const BATCH = 32;
 const BLOCK = 512;
@@ -24,7 +24,6 @@ const frontEnd = new FrontEnd({ loop, path, guest, protocol: BLK_PROTOCOL, queue
 frontEnd.init();
 frontEnd.makeRings([0], ALL_FEATURES);
 frontEnd.start(ALL_FEATURES);
-const ring = frontEnd.ring(0);
 
 /** A request's buffers are made once; half of them read, half write. */
 const requests = Array.from({ length: BATCH }, (_, i) => {
@@ -38,39 +37,10 @@ const requests = Array.from({ length: BATCH }, (_, i) => {
   return { out, into };
 });
 
-function cycle(): void {
-  for (let i = 0; i < BATCH; i++) {
-    if (ring.driver.add(requests[i].out, requests[i].into, false) < 0) throw new Error('full');
-  }
-  if (ring.driver.publish()) ring.kick.signal();
-  for (let done = 0; done < BATCH; ) {
-    loop.turn(0);
-    while (ring.driver.poll() >= 0) done++;
-  }
-  ring.call.drain();
-}
-
-const run = (count: number) => {
-  for (let i = 0; i < count; i += BATCH) cycle();
-};
-const inUse = () => getHeapSpaceStatistics().reduce((sum, space) => sum + space.space_used_size, 0);
-
-run(200_000); // warm up: code, feedback and slots are allocated too
-const collect = globalThis.gc;
-if (collect === undefined) throw new Error('run with --expose-gc');
-collect();
-collect();
-const before = inUse();
-const start = performance.now();
-run(1_000_000);
-const seconds = (performance.now() - start) / 1000;
-const allocated = inUse() - before;
-collect();
-collect();
-const grown = inUse() - before;
+const use = heapLoad(loop, frontEnd.ring(0), requests);
 const [session] = [...server.sessions];
 const { block } = session.describe() as { block: { requests: number; failed: number } };
-console.log(JSON.stringify({ ...block, grown, allocated, perSecond: Math.round(1e6 / seconds) }));
+console.log(JSON.stringify({ ...block, ...use }));
 frontEnd.close();
 server.close();
 while (server.sessions.size > 0) loop.turn(0);

@@ -1,8 +1,4 @@
 /** A front end that was idle for long while others were not: its next request is kicked, and answered. */
-import { createMallocBdev } from '../../src/bdev/malloc-bdev.ts';
-import { openMallocChannel } from '../../src/bdev/malloc-channel.ts';
-import { Lun } from '../../src/scsi/lun.ts';
-import { ScsiTarget } from '../../src/scsi/target.ts';
 import { IoList } from '../../src/virtio/io-list.ts';
 import { LINUX_FEATURES } from '../support/front-end.ts';
 import { read10 } from '../support/front-end-scsi.ts';
@@ -13,14 +9,8 @@ const test = suite('dozing sessions');
 
 test('a session that dozes wants kicks, and takes what was made available before it dozed', () => {
   const rig = new Rig();
-  const disk = createMallocBdev({ name: 'Malloc0', numBlocks: 2048 });
-  const target = new ScsiTarget();
-  target.addLun(new Lun({ channel: openMallocChannel(disk.share()), id: 0, clock: rig.loop }));
-  rig.controller.add(1, target);
-  const frontEnd = rig.connect();
-  frontEnd.init();
-  frontEnd.makeRings([0, 1, 2], LINUX_FEATURES);
-  frontEnd.start();
+  rig.addMalloc(1);
+  const { frontEnd } = rig.boot({}, LINUX_FEATURES);
   const { guest, loop } = frontEnd;
   const ring = frontEnd.ring(2);
   loop.addPoller({ poll: () => 1, arm: () => true, disarm: () => {} });
@@ -70,7 +60,6 @@ test('a session that dozes wants kicks, and takes what was made available before
     assert.not(dozes());
   }
   rig.close();
-  disk.destroy();
 });
 
 test.run();

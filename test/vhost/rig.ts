@@ -2,6 +2,9 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { BdevChannel } from '../../src/bdev/bdev.ts';
+import { createMallocBdev, type MallocBdev } from '../../src/bdev/malloc-bdev.ts';
+import { openMallocChannel } from '../../src/bdev/malloc-channel.ts';
 import { Lun } from '../../src/scsi/lun.ts';
 import { ScsiTarget } from '../../src/scsi/target.ts';
 import { EventLoop } from '../../src/sys/event-loop.ts';
@@ -37,6 +40,7 @@ export class Rig {
   readonly memory = new MemoryWatch();
   readonly controller: ScsiController;
   readonly server: VhostServer;
+  private readonly mallocs: MallocBdev[] = [];
   private readonly frontEnds: FrontEnd[] = [];
   private readonly guests: SharedGuest[] = [];
 
@@ -47,7 +51,14 @@ export class Rig {
     this.server = new VhostServer({ loop, path, model: () => new ScsiModel(this.controller), memoryListener: memory });
   }
 
-  target(disk = this.disk): ScsiTarget {
+  /** One more target: a memory disk of 1 MiB. */
+  addMalloc(number: number): void {
+    const disk = createMallocBdev({ name: 'Malloc0', numBlocks: 2048 });
+    this.mallocs.push(disk);
+    this.controller.add(number, this.target(openMallocChannel(disk.share())));
+  }
+
+  target(disk: BdevChannel = this.disk): ScsiTarget {
     const target = new ScsiTarget();
     target.addLun(new Lun({ channel: disk, id: 0, clock: this.loop }));
     return target;
@@ -67,10 +78,13 @@ export class Rig {
   }
 
   /** A front end whose Linux is up: all three queues run. */
-  boot(options: Partial<FrontEndOptions> = {}): { frontEnd: FrontEnd; driver: ScsiDriver } {
+  boot(
+    options: Partial<FrontEndOptions> = {},
+    features = 0xffff_ffff_ffffn,
+  ): { frontEnd: FrontEnd; driver: ScsiDriver } {
     const frontEnd = this.connect(options);
     frontEnd.init();
-    frontEnd.makeRings([0, 1, 2], 0xffff_ffff_ffffn);
+    frontEnd.makeRings([0, 1, 2], features);
     frontEnd.start();
     return { frontEnd, driver: new ScsiDriver(frontEnd) };
   }
@@ -110,6 +124,7 @@ export class Rig {
     });
     pump(this.loop, () => closed, 'the server to close');
     settle(this.loop);
+    for (const m of this.mallocs) m.destroy();
     for (const g of this.guests) g.close();
     this.loop.close();
     rmSync(this.folder, { recursive: true, force: true });

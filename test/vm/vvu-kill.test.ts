@@ -17,7 +17,7 @@ import type { Machine } from '../../vm/machine.ts';
 import { type Scratch, scratchFolder } from '../../vm/paths.ts';
 import { progress } from '../../vm/progress.ts';
 import { RelayProcess } from '../../vm/relay-process.ts';
-import { assert, suite } from '../support/suite.ts';
+import { assert, saying, suite } from '../support/suite.ts';
 import { fio } from './host-disks.ts';
 
 const test = suite('kill -9 of each part');
@@ -105,18 +105,11 @@ async function vmWaits(): Promise<void> {
 
 /** As `test`, but what is wrong is said at once: the machines may take minutes to the end. */
 function step(name: string, body: () => Promise<void>): void {
-  test(name, async () => {
-    try {
-      await body();
-    } catch (error) {
-      console.log(error, `\n--- relay\n${relay.output}`);
-      throw error;
-    }
-  });
+  test(name, () => saying(body, () => `\n--- relay\n${relay.output}`));
 }
 
-test.before(async () => {
-  try {
+test.before(() =>
+  saying(async () => {
     scratch = scratchFolder('kill');
     image = join(scratch.path, 'nvme.img');
     writeFileSync(image, '');
@@ -124,11 +117,8 @@ test.before(async () => {
     relay = await RelayProcess.start();
     await startStorage();
     await startVm();
-  } catch (error) {
-    console.log(error); // the test library says nothing of it
-    throw error;
-  }
-});
+  }),
+);
 
 test.after(async () => {
   await vm?.close();

@@ -8,7 +8,7 @@ import { startCompute } from '../../vm/compute.ts';
 import { awaitDisks, type GuestDisk } from '../../vm/disks.ts';
 import type { Machine } from '../../vm/machine.ts';
 import { RelayProcess } from '../../vm/relay-process.ts';
-import { assert, suite } from '../support/suite.ts';
+import { assert, saying, suite } from '../support/suite.ts';
 import { fio } from './host-disks.ts';
 
 const test = suite('vvu device with MSI-X');
@@ -48,8 +48,8 @@ async function idle(): Promise<number> {
   return ((await wakeUps()) - before) / IDLE_SECONDS;
 }
 
-test.before(async () => {
-  try {
+test.before(() =>
+  saying(async () => {
     relay = await RelayProcess.start();
     appliance = await startAppliance({ qemu: '11', cpus: 2, iommu: true, args: [...relay.deviceArgs] });
     await appliance.booted();
@@ -57,11 +57,8 @@ test.before(async () => {
     vm = await startCompute({ qemu: '11', scsi: [{ socket: relay.compute, reconnectMs: 500 }] });
     await vm.booted();
     [disk] = await awaitDisks(vm, ['Malloc disk']);
-  } catch (error) {
-    console.log(error); // the test library says nothing of it
-    throw error;
-  }
-});
+  }),
+);
 
 test.after(async () => {
   await vm?.close();

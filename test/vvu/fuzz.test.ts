@@ -9,7 +9,7 @@ import type { FrontEnd } from '../support/front-end.ts';
 import { header, inflightBytes, settle, tableBytes, u32s, u64 } from '../support/front-end.ts';
 import { budget, fc } from '../support/property.ts';
 import { assert, suite } from '../support/suite.ts';
-import { onFork, onStock } from './rig.ts';
+import { ForkRig, onFork, onStock, type StockRig } from './rig.ts';
 
 const test = suite('vvu fuzz');
 const RUNS = 40;
@@ -76,52 +76,35 @@ function sendAll(frontEnd: FrontEnd, list: readonly Sent[], events: readonly Eve
   settle(frontEnd.loop, 20);
 }
 
+/** A front end that sends this, whatever comes of it, does not keep the next one from its disks. */
+function survives(rig: ForkRig | StockRig, list: readonly Sent[], turns: number): void {
+  const events = [new EventFd(), new EventFd(), new EventFd()];
+  const file = memfd('fuzz', 0x20000);
+  try {
+    rig.open();
+    const frontEnd = rig.connect();
+    frontEnd.init();
+    sendAll(frontEnd, list, events, file, rig instanceof ForkRig);
+    // B's QEMU stops at a kick with neither descriptor nor flag, and at half a table: broken masters, not the driver's doing.
+    if (rig instanceof ForkRig) rig.device.aborts.length = 0;
+    frontEnd.disconnect();
+    rig.settle(turns);
+    const { driver } = rig.boot();
+    assert.is(driver.ready(0, INQUIRY, { inLength: 36 }).status, 0);
+  } finally {
+    for (const e of events) e.close();
+    file.close();
+  }
+}
+
 for (const variant of ['A', 'B'] as const) {
   test(`${variant}: any messages of a front end`, () => {
-    check(messages, (list) => {
-      onFork(variant, (rig) => {
-        const events = [new EventFd(), new EventFd(), new EventFd()];
-        const file = memfd('fuzz', 0x20000);
-        try {
-          rig.open();
-          const frontEnd = rig.connect();
-          frontEnd.init();
-          sendAll(frontEnd, list, events, file, true);
-          // B's QEMU stops at a kick with neither descriptor nor flag, and at half a table: broken masters, not the driver's doing.
-          rig.device.aborts.length = 0;
-          frontEnd.disconnect();
-          rig.settle(40);
-          const { driver } = rig.boot();
-          assert.is(driver.ready(0, INQUIRY, { inLength: 36 }).status, 0);
-        } finally {
-          for (const e of events) e.close();
-          file.close();
-        }
-      })();
-    });
+    check(messages, (list) => onFork(variant, (rig) => survives(rig, list, 40))());
   });
 }
 
 test('relay: any messages of a front end', () => {
-  check(messages, (list) => {
-    onStock((rig) => {
-      const events = [new EventFd(), new EventFd(), new EventFd()];
-      const file = memfd('fuzz', 0x20000);
-      try {
-        rig.open();
-        const frontEnd = rig.connect();
-        frontEnd.init();
-        sendAll(frontEnd, list, events, file);
-        frontEnd.disconnect();
-        rig.settle(20);
-        const { driver } = rig.boot();
-        assert.is(driver.ready(0, INQUIRY, { inLength: 36 }).status, 0);
-      } finally {
-        for (const e of events) e.close();
-        file.close();
-      }
-    })();
-  });
+  check(messages, (list) => onStock((rig) => survives(rig, list, 20))());
 });
 
 test('relay: any messages of a driver', () => {
