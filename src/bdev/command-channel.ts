@@ -192,7 +192,7 @@ export abstract class CommandChannel implements BdevChannel, MemoryListener {
   /** MemoryListener: let the device reach it; where that can't be, its bytes are bounced. */
   memoryAdded(memory: Memory): void {
     if (this.registry === null || this.registered.has(memory)) return;
-    if (this.registry.add(memory) === null) this.registered.add(memory);
+    if (this.registry.offer(memory) === null) this.registered.add(memory);
   }
 
   memoryRemoved(memory: Memory): void {

@@ -3,6 +3,7 @@ import type { Memory } from '../memory/memory.ts';
 import { logger } from '../sys/log.ts';
 import { isHugePage, physicalPages } from '../sys/physical.ts';
 import { type Pin, pinMemory } from '../sys/pin.ts';
+import { DmaAllowance } from './dma-allowance.ts';
 import { MapperKind } from './dma-mapper.ts';
 import { DmaTable } from './dma-table.ts';
 
@@ -43,9 +44,28 @@ export class DmaMemoryRegistry {
 
   private readonly table: DmaTable;
   private readonly known = new Map<Memory, Registration>();
+  private readonly allowance: DmaAllowance;
 
-  constructor(table: DmaTable) {
+  constructor(table: DmaTable, allowance: DmaAllowance = new DmaAllowance()) {
     this.table = table;
+    this.allowance = allowance;
+  }
+
+  /**
+   * As {@link add}, for memory that somebody else has announced and may have announced beyond all measure.
+   * @returns null, or why it can't be, or is not done
+   */
+  offer(memory: Memory): string | null {
+    // What is known, and what lies in a device, is not pinned.
+    if (this.known.has(memory) || memory.ioAddress >= 0) return this.add(memory);
+    let reason: string | null;
+    try {
+      reason = this.allowance.spend(memory, () => this.add(memory));
+    } catch (error) {
+      reason = (error as Error).message;
+    }
+    if (reason !== null) this.tell(memory, reason);
+    return reason;
   }
 
   /**
@@ -78,11 +98,16 @@ export class DmaMemoryRegistry {
     this.undo(registration);
     memory.ioAddress = -1;
     memory.ioPages = null;
-    if (!told.has(reason)) {
-      told.add(reason);
-      log('memory of %d bytes is out of reach of devices and will be bounced: %s', memory.length, reason);
-    }
+    this.tell(memory, reason);
     return reason;
+  }
+
+  private tell(memory: Memory, reason: string): void {
+    // Those that differ in figures alone are one.
+    const what = reason.replace(/\d+/g, '#');
+    if (told.has(what)) return;
+    told.add(what);
+    log('memory of %d bytes is out of reach of devices and will be bounced: %s', memory.length, reason);
   }
 
   /** Map what is here already, for the first device behind an IOMMU. @returns null, or why something can't be */

@@ -128,6 +128,10 @@ export const madvise = bind<(addr: number, length: number, advice: number) => nu
   'int madvise(uint64_t addr, size_t length, int advice)',
 );
 export const mlock = bind<(addr: number, length: number) => number>('int mlock(uint64_t addr, size_t length)');
+/** @param vector a byte a page, bit 0: it is in memory */
+export const mincore = bind<(addr: number, length: number, vector: Bytes) => number>(
+  'int mincore(uint64_t addr, size_t length, void *vector)',
+);
 export const memmove = bind<(dst: number, src: number, count: number) => void>(
   'void memmove(uint64_t dst, uint64_t src, size_t count)',
 );

@@ -32,6 +32,14 @@ const MAX_VIEW = 0x1_0000_0000;
  */
 const VIEW_STEP = MAX_VIEW - MAX_MEMORY;
 
+/** Memory of files in huge pages. */
+const inHugePages = new WeakSet<Memory>();
+
+/** Whether the memory was mapped from a file in explicit huge pages: reserved for it, never moved nor swapped. */
+export function isInHugePages(memory: Memory): boolean {
+  return inHugePages.has(memory);
+}
+
 /** A mapping for another thread of this process; survives structured clone. */
 export interface MappingShare {
   readonly address: number;
@@ -48,13 +56,22 @@ export class Mapping {
   private readonly address: number;
   private readonly range: AddressRange;
   private readonly owner: boolean;
+  private readonly huge: boolean;
   /** By place: the same window asked for twice is one Memory, so this cannot grow without bound. */
   private readonly windows = new Map<string, Memory>();
   /** By number of VIEW_STEPs from the beginning. */
   private readonly views = new Map<number, ArrayBuffer>();
 
   /** For this file; others use mapFile, mapAnonymous and adopt. */
-  constructor(range: AddressRange, address: number, size: number, sealed: boolean, owner: boolean) {
+  constructor(
+    range: AddressRange,
+    address: number,
+    size: number,
+    sealed: boolean,
+    owner: boolean,
+    huge: boolean = false,
+  ) {
+    this.huge = huge;
     this.range = range;
     this.address = address;
     this.size = size;
@@ -92,6 +109,7 @@ export class Mapping {
     const byteOffset = offset - step * VIEW_STEP;
     const memory = Memory.unopened(bytes, this.address + offset, () => ({ buffer: this.view(step), byteOffset }));
     this.windows.set(key, memory);
+    if (this.huge) inHugePages.add(memory);
     return memory;
   }
 
@@ -190,7 +208,8 @@ export function mapFile(fd: Fd, options: MapFileOptions): Mapping {
   if (stat.kind === 'file' && stat.size < offset + size) {
     throw new Error(`mmap: the file has ${stat.size} bytes, fewer than offset ${offset} + size ${size}`);
   }
-  const granule = hugePageSize(fd) || PAGE_SIZE;
+  const hugePage = hugePageSize(fd);
+  const granule = hugePage || PAGE_SIZE;
   const lead = offset % granule;
   const length = Math.ceil((lead + size) / granule) * granule;
   const start = map(length, prot, MAP.SHARED | flags, fd.number, offset - lead);
@@ -201,6 +220,7 @@ export function mapFile(fd: Fd, options: MapFileOptions): Mapping {
     size,
     sealed || stat.kind !== 'file',
     true,
+    hugePage > 0,
   );
   if (dontDump) mapping.advise(MADV.DONTDUMP);
   return mapping;

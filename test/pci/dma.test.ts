@@ -1,14 +1,17 @@
 /** The table of DMA mappings, the registry over it, and the driver's own DMA memory. */
+import { statSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { IO_PAGE, ioAddressOf, ioRunBytes } from '../../src/memory/io-address.ts';
 import { Memory } from '../../src/memory/memory.ts';
 import { adoptDma } from '../../src/pci/dma.ts';
+import { DmaAllowance, MACHINE, type Surroundings } from '../../src/pci/dma-allowance.ts';
 import { type DmaMapper, MapperKind } from '../../src/pci/dma-mapper.ts';
 import { DmaMemory } from '../../src/pci/dma-memory.ts';
 import { DmaMemoryRegistry, runsOf } from '../../src/pci/dma-memory-registry.ts';
 import { DmaTable } from '../../src/pci/dma-table.ts';
 import { ERRNO } from '../../src/sys/errno.ts';
 import { mapFile, memfd } from '../../src/sys/mapping.ts';
+import { absentBytes, machineRam } from '../../src/sys/ram.ts';
 import { budget, fc } from '../support/property.ts';
 import { assert, suite } from '../support/suite.ts';
 
@@ -155,6 +158,204 @@ test('I/O addresses of memory in one piece, in pages, and out of reach', () => {
   assert.is(ioAddressOf(memory, 4096 + 7), 2 ** 41 + 4103);
 });
 
+/** Says where each page of a new arena lies. */
+class MadeUpRegistry {
+  known = 0;
+  private readonly placeOf: (page: number) => number;
+
+  constructor(placeOf: (page: number) => number) {
+    this.placeOf = placeOf;
+  }
+
+  add(memory: Memory): string | null {
+    this.known++;
+    memory.ioPages = Float64Array.from({ length: memory.length / IO_PAGE }, (_, i) => this.placeOf(i) * IO_PAGE);
+    return null;
+  }
+
+  remove(): void {
+    this.known--;
+  }
+}
+
+function madeUpMemory(placeOf: (page: number) => number) {
+  const registry = new MadeUpRegistry(placeOf);
+  let arenas = 0;
+  const onArenas = (fds: readonly unknown[]) => {
+    arenas = fds.length;
+  };
+  const dma = new DmaMemory(registry as unknown as DmaMemoryRegistry, { hugepages: false, onArenas });
+  return { dma, registry, arenas: () => arenas };
+}
+
+test('every second physical page: pages are had, longer pieces are refused and leave nothing behind', () => {
+  const { dma, registry, arenas } = madeUpMemory((page) => 2 * page + 1);
+  const held = [];
+  for (let i = 0; i < 10; i++) {
+    assert.throws(() => dma.allocate(2 * IO_PAGE, true), /no 8192 bytes of DMA memory in one physical piece/);
+    held.push(dma.allocate(1, true), dma.allocate(57344, false));
+  }
+  assert.is(arenas(), 1);
+  assert.is(registry.known, 1);
+  const pages = held.flatMap(({ memory }) =>
+    Array.from({ length: memory.length / IO_PAGE }, (_, i) => ioAddressOf(memory, i * IO_PAGE)),
+  );
+  assert.is(new Set(pages).size, 10 * 15);
+  assert.ok(pages.every((p) => p % (2 * IO_PAGE) === IO_PAGE));
+  for (const buffer of held) buffer.free();
+  dma.close();
+  assert.is(registry.known, 0);
+});
+
+test('physical pieces of three pages: found behind what is taken, and never across a gap', () => {
+  const { dma, arenas } = madeUpMemory((page) => page + Math.floor(page / 3));
+  const firsts = [];
+  for (const pages of [1, 2, 3, 2, 1, 3]) {
+    const { memory } = dma.allocate(pages * IO_PAGE, true);
+    assert.ok(memory.ioAddress > 0 || firsts.length === 0);
+    firsts.push(memory.ioAddress / IO_PAGE);
+  }
+  // Pieces begin at 0, 4, 8, 12 ...: 1 + 2, 3, 2 + 1, 3.
+  assert.equal(firsts, [0, 1, 4, 8, 10, 12]);
+  assert.throws(() => dma.allocate(4 * IO_PAGE, true), /one physical piece/);
+  assert.is(arenas(), 1);
+  dma.close();
+});
+
+/** A machine whose memory goes as it is pinned, and a clock. */
+class FakeMachine implements Surroundings {
+  readonly total: number;
+  available: number;
+  huge = false;
+  resident = false;
+  /** Milliseconds to pin a GiB. */
+  pinMs = 100;
+  time = 5000;
+  pinned = 0;
+
+  constructor(gibibytes: number, availableGibibytes: number) {
+    this.total = gibibytes * 2 ** 30;
+    this.available = availableGibibytes * 2 ** 30;
+  }
+
+  ram() {
+    return { total: this.total, available: this.available };
+  }
+  absent(memory: Memory) {
+    this.time += 1;
+    return this.resident ? 0 : memory.length;
+  }
+  inHugePages() {
+    return this.huge;
+  }
+  now() {
+    return this.time;
+  }
+
+  /** What pinning does to it. */
+  readonly pin = (memory: Memory): null => {
+    if (!this.resident && !this.huge) this.available -= memory.length;
+    this.time += (this.pinMs * memory.length) / 2 ** 30;
+    this.pinned += memory.length;
+    return null;
+  };
+}
+
+/** A GiB that nobody looks into. */
+const GIBIBYTE = Memory.unopened(2 ** 30, 2 ** 40, () => ({ buffer: new ArrayBuffer(0), byteOffset: 0 }));
+
+test('4 TiB of holes: a quarter of the machine stays available, and a reactor is held up for seconds', () => {
+  fc.assert(
+    fc.property(
+      fc.record({
+        total: fc.integer({ min: 1, max: 2000 }),
+        part: fc.double({ min: 0, max: 1, noNaN: true }),
+        pinMs: fc.integer({ min: 1, max: 8000 }),
+        resident: fc.boolean(),
+        huge: fc.boolean(),
+      }),
+      ({ total, part, pinMs, resident, huge }) => {
+        const machine = new FakeMachine(total, total * part);
+        Object.assign(machine, { pinMs, resident, huge });
+        const before = machine.available;
+        const allowance = new DmaAllowance(machine);
+        const start = machine.time;
+        const said = new Set<string | null>();
+        for (let i = 0; i < 4096; i++) said.add(allowance.spend(GIBIBYTE, () => machine.pin(GIBIBYTE)));
+        assert.ok(machine.available >= Math.min(before, machine.total / 4), 'it is available');
+        assert.ok(machine.time - start <= 10_000 + 2 * pinMs, `held up for ${machine.time - start} ms`);
+        if (machine.pinned < 4096 * 2 ** 30)
+          assert.ok([...said].some((why) => /less than a quarter|held up this reactor/.test(why ?? '')));
+      },
+    ),
+    budget(60),
+  );
+});
+
+test('what is there already, and huge pages, are pinned on a full machine', () => {
+  for (const way of ['resident', 'huge'] as const) {
+    const machine = new FakeMachine(64, 2);
+    const allowance = new DmaAllowance(machine);
+    assert.match(allowance.spend(GIBIBYTE, () => 'not called') ?? '', /less than a quarter .* 65536 MiB .* 2048 MiB/);
+    machine[way] = true;
+    for (let i = 0; i < 48; i++)
+      assert.is(
+        allowance.spend(GIBIBYTE, () => machine.pin(GIBIBYTE)),
+        null,
+      );
+  }
+});
+
+test('a VM that comes later has time of its own; one after the other does not hold up a reactor for good', () => {
+  const machine = new FakeMachine(4000, 4000);
+  machine.pinMs = 1000;
+  const allowance = new DmaAllowance(machine);
+  const many = () => {
+    let n = 0;
+    while (n < 4096 && allowance.spend(GIBIBYTE, () => machine.pin(GIBIBYTE)) === null) n++;
+    return n;
+  };
+  assert.is(many(), 10);
+  assert.is(many(), 0);
+  machine.time += 20_000;
+  assert.is(many(), 1);
+  machine.time += 1e6;
+  assert.is(many(), 10);
+});
+
+test('holes of a file are not filled to learn that there are too many', () => {
+  const fd = memfd('sparse', 4 * 2 ** 40);
+  const mapping = mapFile(fd, { size: 4 * 2 ** 40 });
+  const registry = new DmaMemoryRegistry(
+    new DmaTable(),
+    new DmaAllowance({ ...MACHINE, ram: () => ({ total: 2 ** 32, available: 2 ** 31 - 1 }) }),
+  );
+  const windows = Array.from({ length: 8 }, (_, i) => mapping.windowAt(i * 2 ** 39, 2 ** 30));
+  for (const memory of windows) {
+    assert.is(absentBytes(memory), memory.length);
+    assert.ok(absentBytes(memory, 4096) < 2 ** 26, 'no more is counted than needed');
+    assert.match(registry.offer(memory) ?? '', /less than a quarter of this machine's 4096 MiB of memory/);
+    assert.is(memory.ioAddress, -1);
+    registry.remove(memory);
+  }
+  assert.is(registry.size, 0);
+  const page = mapping.memoryAt(3 * 2 ** 30 + 4096, 4096);
+  assert.is(absentBytes(page), 4096);
+  page.u8[0] = 1;
+  assert.is(absentBytes(page), 0);
+  assert.is(absentBytes(mapping.memoryAt(3 * 2 ** 30, 3 * 4096)), 2 * 4096);
+  assert.is(statSync(`/proc/self/fd/${fd.number}`).blocks, 8, 'one page');
+  mapping.unmap();
+  fd.close();
+});
+
+test("the machine's memory", () => {
+  const ram = machineRam();
+  assert.ok(ram !== null && ram.total > 2 ** 26 && ram.available > 0 && ram.available <= ram.total);
+  assert.is(machineRam('/nowhere'), null);
+  assert.is(machineRam('/proc/self/comm'), null);
+});
+
 if (isRoot) {
   test('memory of a file: pinned where it lies, mapped by pieces, taken back', () => {
     const fd = memfd('test', 64 * 4096);
@@ -201,7 +402,6 @@ if (isRoot) {
     let arenas = 0;
     const registry = new DmaMemoryRegistry(new DmaTable());
     const dma = new DmaMemory(registry, { hugepages: false, onArenas: (fds) => (arenas = fds.length) });
-    assert.ok(dma.largestContiguous >= 4096);
     const pieces = Array.from({ length: 40 }, (_, i) => dma.allocate(1 + i * 1000, false));
     assert.is(arenas, 1);
     const seen = new Set<number>();
