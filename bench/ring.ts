@@ -32,7 +32,7 @@ function bench(name: string, batch: number, indirect: boolean, eventIdx: boolean
     avail: { memory: low, offset: 0x2_0000 },
     used: { memory: low, offset: 0x3_0000 },
   };
-  const tables = { memory: low, offset: 0x10_0000, lo: 0x10_0000, hi: 0, entries: ENTRIES };
+  const tables = { memory: low, offset: 0x10_0000, addressOf: (offset: number) => offset, entries: ENTRIES };
   if (tables.offset + tablesBytes(SIZE, ENTRIES) > low.length) throw new Error('tables do not fit');
   const driver = DriverRing.create(place, { size: SIZE, eventIdx, tables });
   if (typeof driver === 'string') throw new Error(driver);

@@ -10,7 +10,7 @@ import type { NvmeDevice } from './device.ts';
 import type { AsyncEvent } from './events.ts';
 import { type ControllerInfo, type NamespaceInfo, parseController } from './identify.ts';
 import { MAX_NAMESPACES } from './namespaces.ts';
-import { BOUNCE_BYTES, QueueMemory, ringEntries } from './queue-memory.ts';
+import { BOUNCE_BYTES, QueueMemory } from './queue-memory.ts';
 import { NvmeRegisters } from './registers.ts';
 import type { NvmeShare } from './share.ts';
 import { NvmeStatus, statusText } from './status.ts';
@@ -539,7 +539,7 @@ export class NvmeController {
   private makeQueues(granted: number): void {
     const caps = this.caps as Capabilities;
     const { dma, vectors } = this.device;
-    const entries = ringEntries(caps, dma, this.options.entries);
+    const entries = Math.max(2, Math.min(this.options.entries, caps.maxEntries));
     // Vector 0 is the admin queue's. Where there are too few for all, those that exist serve so many queues.
     this.interrupts = vectors >= 2;
     const count = this.interrupts ? Math.min(granted, vectors - 1) : granted;

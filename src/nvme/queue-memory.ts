@@ -1,20 +1,23 @@
 import { IO_PAGE } from '../memory/io-address.ts';
 import type { DmaAllocator, DmaBuffer } from '../pci/dma.ts';
 import { EventFd } from '../sys/eventfd.ts';
-import type { Capabilities } from './capabilities.ts';
+import { logger } from '../sys/log.ts';
 import { CQE_BYTES, SQE_BYTES } from './commands.ts';
 import { DOORBELL_BASE } from './registers.ts';
 import type { NvmeQueueShare } from './share.ts';
+
+const log = logger('nvme');
 
 /** DMA memory of one I/O queue pair: rings, list pages, bounce buffers, and the eventfd that wakes its reactor. */
 
 /** One bounce buffer, bytes. */
 export const BOUNCE_BYTES = 0x2_0000;
-/** Ring entries wanted; a controller, or memory in single pages, may allow fewer. */
-const WANTED_ENTRIES = 128;
+/** Entries of a submission queue that is one page: what can be had wherever the pages lie. */
+const PAGE_ENTRIES = IO_PAGE / SQE_BYTES;
 
 export class QueueMemory {
   readonly id: number;
+  /** Of each ring: as many as wanted, or fewer when there is no piece of memory for them. */
   readonly entries: number;
   readonly wake = new EventFd();
   readonly sq: DmaBuffer;
@@ -23,22 +26,22 @@ export class QueueMemory {
   private readonly bounce: DmaBuffer;
   private readonly stride: number;
 
-  /** @throws Error of the allocator */
-  constructor(id: number, entries: number, bounceBuffers: number, stride: number, dma: DmaAllocator) {
+  /** @param wanted entries, 2 or more @throws Error of the allocator */
+  constructor(id: number, wanted: number, bounceBuffers: number, stride: number, dma: DmaAllocator) {
     this.id = id;
-    this.entries = entries;
     this.stride = stride;
     const got: DmaBuffer[] = [];
-    const take = (bytes: number, contiguous: boolean) => {
-      const buffer = dma.allocate(bytes, contiguous);
+    const take = (bytes: number) => {
+      const buffer = dma.allocate(bytes, false);
       got.push(buffer);
       return buffer;
     };
     try {
-      this.sq = take(entries * SQE_BYTES, true);
-      this.cq = take(entries * CQE_BYTES, true);
-      this.lists = take((entries - 1) * IO_PAGE, false);
-      this.bounce = take(bounceBuffers * BOUNCE_BYTES, false);
+      got.push(...takeRings(wanted, dma));
+      [this.sq, this.cq] = got as [DmaBuffer, DmaBuffer];
+      this.entries = Math.min(wanted, Math.floor(this.sq.memory.length / SQE_BYTES));
+      this.lists = take((this.entries - 1) * IO_PAGE);
+      this.bounce = take(bounceBuffers * BOUNCE_BYTES);
     } catch (error) {
       for (const buffer of got) buffer.free();
       this.wake.close();
@@ -75,8 +78,20 @@ export class QueueMemory {
   }
 }
 
-/** Ring entries that controller and memory allow. @param wanted at most so many */
-export function ringEntries(capabilities: Capabilities, dma: DmaAllocator, wanted = WANTED_ENTRIES): number {
-  const fits = Math.floor(dma.largestContiguous / SQE_BYTES);
-  return Math.max(2, Math.min(wanted, capabilities.maxEntries, fits));
+/**
+ * Submission and completion ring of so many entries, or of fewer: controllers want each in one physical piece (CAP.CQR), and
+ * nothing longer than a page is sure to be had.
+ */
+function takeRings(wanted: number, dma: DmaAllocator): [sq: DmaBuffer, cq: DmaBuffer] {
+  for (let entries = wanted; ; entries = Math.max(PAGE_ENTRIES, Math.ceil(entries / 2))) {
+    let sq: DmaBuffer | undefined;
+    try {
+      sq = dma.allocate(entries * SQE_BYTES, true);
+      return [sq, dma.allocate(entries * CQE_BYTES, true)];
+    } catch (error) {
+      sq?.free();
+      if (entries <= PAGE_ENTRIES) throw error;
+      log('%s; a shorter queue', (error as Error).message);
+    }
+  }
 }

@@ -70,17 +70,6 @@ class Arena {
     return this.pages[page] === this.pages[page - 1] + IO_PAGE;
   }
 
-  /** Pages of the longest free physical piece. */
-  longest(): number {
-    let best = 0;
-    let run = 0;
-    for (let i = 0; i < this.used.length; i++) {
-      run = this.used[i] !== 0 ? 0 : run > 0 && this.follows(i) ? run + 1 : 1;
-      best = Math.max(best, run);
-    }
-    return best;
-  }
-
   take(first: number, count: number): void {
     this.used.fill(1, first, first + count);
   }
@@ -124,21 +113,19 @@ export class DmaMemory implements DmaAllocator {
     return this.arenas.some((a) => a.huge);
   }
 
-  get largestContiguous(): number {
-    if (this.arenas.length === 0) this.grow(IO_PAGE);
-    const most = Math.max(...this.arenas.map((a) => a.longest()));
-    return Math.max(IO_PAGE, most * IO_PAGE, this.noHuge === '' ? HUGE_PAGE : 0);
-  }
-
   allocate(bytes: number, contiguous: boolean): DmaBuffer {
     const count = Math.max(1, Math.ceil(bytes / IO_PAGE));
     for (const arena of this.arenas) {
       const first = arena.find(count, contiguous);
       if (first >= 0) return this.piece(arena, first, count);
     }
+    // New memory may lie better. Where it does not, it is not kept: every long piece asked for would leave an arena behind.
     const arena = this.grow(count * IO_PAGE);
     const first = arena.find(count, contiguous);
     if (first >= 0) return this.piece(arena, first, count);
+    this.arenas.pop();
+    arena.close(this.registry);
+    this.tell();
     throw new Error(
       `no ${count * IO_PAGE} bytes of DMA memory in one physical piece: reserve huge pages (vvu-target setup hugepages 64)`,
     );

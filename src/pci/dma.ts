@@ -26,12 +26,11 @@ export interface DmaBuffer {
 export interface DmaAllocator {
   /**
    * @param bytes rounded up to pages of 4 KiB
-   * @param contiguous one physical piece; without it every page may lie anywhere (`ioPages`)
+   * @param contiguous one physical piece; without it every page may lie anywhere (`ioPages`). One page is always to be had,
+   *   more only where memory is not fragmented: who asks for more must do with less.
    * @throws Error that says what memory is missing and how to get it
    */
   allocate(bytes: number, contiguous: boolean): DmaBuffer;
-  /** Longest contiguous piece that can be had now, bytes; 4096 at least. */
-  readonly largestContiguous: number;
 }
 
 /** Mappings of this thread by where they lie: many pieces share one. */

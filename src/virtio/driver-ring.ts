@@ -1,3 +1,4 @@
+import { IO_PAGE } from '../memory/io-address.ts';
 import type { Memory } from '../memory/memory.ts';
 import {
   VIRTQ_AVAIL_F_NO_INTERRUPT,
@@ -27,14 +28,17 @@ import { type RingPlace, ringPlaceError, ringSizeError } from './ring-place.ts';
  * awake again `suppress`. No call allocates.
  */
 
-/** Memory for indirect tables, one a head. The device sees offset `offset` at address (`hi`, `lo`). */
+/**
+ * Memory for indirect tables, one a head. No table crosses a page of 4 KiB, so the pages may lie anywhere in the device's
+ * address space.
+ */
 export interface IndirectTables {
   readonly memory: Memory;
-  /** Multiple of 16. */
+  /** Multiple of 4096. */
   readonly offset: number;
-  readonly lo: number;
-  readonly hi: number;
-  /** Descriptors a table. */
+  /** Where the device sees the byte at this offset of `memory`; asked once a table. */
+  readonly addressOf: (offset: number) => number;
+  /** Descriptors a table, 256 at most. */
   readonly entries: number;
 }
 
@@ -53,9 +57,18 @@ export interface DriverRingOptions {
   live?: boolean;
 }
 
-/** Bytes that {@link IndirectTables} take. */
+/** Descriptors that a page holds. */
+const PAGE_ENTRIES = IO_PAGE / VIRTQ_DESC.size;
+
+/** Bytes that {@link IndirectTables} take: whole pages. */
 export function tablesBytes(size: number, entries: number): number {
-  return size * descBytes(entries);
+  return Math.ceil(size / Math.floor(PAGE_ENTRIES / entries)) * IO_PAGE;
+}
+
+/** Where the table of a head lies among them: a page has as many as fit in it whole. */
+function tableOffset(head: number, entries: number): number {
+  const perPage = Math.floor(PAGE_ENTRIES / entries);
+  return Math.floor(head / perPage) * IO_PAGE + (head % perPage) * descBytes(entries);
 }
 
 export class DriverRing {
@@ -92,8 +105,9 @@ export class DriverRing {
   private readonly mask: number;
   private readonly eventIdx: boolean;
   private readonly table32: Uint32Array;
-  private readonly tableAt: number;
   private readonly tableEntries: number;
+  /** Per head: its table's first word in `table32`, and the device's address of it. */
+  private readonly tableAt: Uint32Array;
   private readonly tableLo: Uint32Array;
   private readonly tableHi: Uint32Array;
   /** Links of the free list and of each chain in flight. */
@@ -117,9 +131,10 @@ export class DriverRing {
     if (error !== null) return error;
     const { tables, size } = options;
     if (tables !== undefined) {
-      const end = tables.offset + tablesBytes(size, tables.entries);
-      if (tables.offset % VIRTQ_DESC.size !== 0 || tables.entries < 1 || end > tables.memory.length) {
-        return `indirect tables at offset ${tables.offset}: ${size} of ${tables.entries} descriptors do not fit`;
+      const { offset, entries, memory } = tables;
+      const whole = offset % IO_PAGE === 0 && entries >= 1 && entries <= PAGE_ENTRIES;
+      if (!whole || offset + tablesBytes(size, entries) > memory.length) {
+        return `indirect tables at offset ${offset}: ${size} of ${entries} descriptors do not fit`;
       }
     }
     return new DriverRing(place, options);
@@ -160,14 +175,16 @@ export class DriverRing {
     }
 
     this.table32 = tables?.memory.u32 ?? desc.memory.u32;
-    this.tableAt = (tables?.offset ?? 0) >> 2;
     this.tableEntries = tables?.entries ?? 0;
+    this.tableAt = new Uint32Array(size);
     this.tableLo = new Uint32Array(size);
     this.tableHi = new Uint32Array(size);
     for (let head = 0; head < size && tables !== undefined; head++) {
-      const lo = (tables.lo >>> 0) + head * descBytes(tables.entries);
-      this.tableLo[head] = lo; // modulo 2^32
-      this.tableHi[head] = tables.hi + (lo >= 0x1_0000_0000 ? 1 : 0);
+      const at = tables.offset + tableOffset(head, tables.entries);
+      const address = tables.addressOf(at);
+      this.tableAt[head] = at >> 2;
+      this.tableLo[head] = address; // modulo 2^32
+      this.tableHi[head] = Math.floor(address / 0x1_0000_0000);
     }
     this.free = size;
     this.next = Uint16Array.from({ length: size }, (_, i) => i + 1);
@@ -189,7 +206,7 @@ export class DriverRing {
     const head = this.firstFree;
     if (indirect && n <= this.tableEntries) {
       if (this.free === 0) return -1;
-      this.fillTable(this.tableAt + head * this.tableEntries * 4, out, into);
+      this.fillTable(this.tableAt[head], out, into);
       const at = this.descAt + head * 4;
       this.desc32[at] = this.tableLo[head];
       this.desc32[at + 1] = this.tableHi[head];

@@ -23,8 +23,13 @@ export type Placement = 'linear' | 'pages' | 'unreachable';
 
 export class BufferRig {
   readonly loop = new FakeLoop();
-  readonly dma = new FakeDma();
+  readonly dma: FakeDma;
   private readonly guests: Memory[] = [];
+
+  /** @param longest longest physical piece of the driver's own memory, bytes */
+  constructor(longest?: number) {
+    this.dma = new FakeDma(longest);
+  }
 
   /** Memory of a guest. */
   guest(bytes: number, placement: Placement): Memory {

@@ -4,6 +4,7 @@ import { IoStats } from '../../src/bdev/io-stats.ts';
 import { openNvmeChannel } from '../../src/bdev/nvme-channel.ts';
 import { NvmOpcode } from '../../src/nvme/commands.ts';
 import { NvmeStatus } from '../../src/nvme/status.ts';
+import { SINGLE_PAGES } from '../support/fake-dma.ts';
 import { assert, suite } from '../support/suite.ts';
 import { bytesOf, fillList, type Placement, pattern } from './disk-rig.ts';
 import { NvmeRig } from './nvme-rig.ts';
@@ -66,6 +67,28 @@ test('pages that lie anywhere, and segments from page to page', () => {
   assert.ok(roundTrip(rig, 'pages', [4096 * 9]).zeroCopy);
   assert.ok(roundTrip(rig, 'pages', [4096, 8192, 4096], { gap: 4096 }).zeroCopy);
   assert.ok(roundTrip(rig, 'pages', [2048, 4096, 2048], { offset: 2048 }).zeroCopy, 'begins and ends within a page');
+  rig.stop();
+});
+
+test('own memory of single pages: shorter rings, and every request as before', () => {
+  const rig = new NvmeRig(
+    { namespaces: [{ blockSize: 512, blocks: 8192 }], vectors: 9, queues: 8 },
+    { ioQueues: 8, entries: 1024 },
+    SINGLE_PAGES,
+  );
+  assert.equal(
+    rig.controller.share().queues.map((q) => q.entries),
+    new Array(8).fill(64),
+  );
+  for (const placement of ['linear', 'pages', 'unreachable'] as const) {
+    roundTrip(rig, placement, [1048576]);
+    roundTrip(rig, placement, [4096 * 9]);
+    roundTrip(rig, placement, [1000, 24, 3072], { gap: 100, offset: 7 });
+  }
+  const channel = rig.open();
+  const sg = rig.list(rig.guest(8192, 'pages'), [8192]);
+  const ios = Array.from({ length: 200 }, (_, i) => rig.io(WRITE, 16 * i, 16, sg));
+  assert.ok(rig.run(channel, ...ios, rig.io(UNMAP, 0, 100), rig.io(WRITE_ZEROES, 0, 8)).every((r) => r === 'OK'));
   rig.stop();
 });
 

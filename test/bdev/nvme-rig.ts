@@ -12,8 +12,8 @@ export class NvmeRig extends BufferRig {
   readonly lost: string[] = [];
   readonly channels: NvmeChannel[] = [];
 
-  constructor(options: FakeOptions = {}, own: NvmeControllerOptions = {}) {
-    super();
+  constructor(options: FakeOptions = {}, own: NvmeControllerOptions = {}, longest?: number) {
+    super(longest);
     this.fake = new FakeNvme(this.dma, options);
     this.controller = new NvmeController(this.fake, this.loop, { lost: (_, why) => this.lost.push(why) }, own);
     let result: Error | null | undefined;

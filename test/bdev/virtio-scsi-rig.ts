@@ -18,8 +18,8 @@ export class VirtioRig extends BufferRig {
   readonly channels: VirtioScsiChannel[] = [];
   bdevs: VirtioScsiBdev[] = [];
 
-  constructor(options: FakeAdapterOptions = {}) {
-    super();
+  constructor(options: FakeAdapterOptions = {}, longest?: number) {
+    super(longest);
     this.fake = new FakeVirtioScsi(this.dma, options);
     const note = (what: string) => (bdev: Bdev) => this.told.push(`${what} ${bdev.info.name} ${bdev.info.numBlocks}`);
     this.disks = new VirtioDisks(null, this.loop, {
@@ -34,8 +34,9 @@ export class VirtioRig extends BufferRig {
     prepare: (fake: FakeVirtioScsi) => void,
     options: FakeAdapterOptions = {},
     own: Partial<AttachVirtio> = {},
+    longest?: number,
   ) {
-    const rig = new VirtioRig(options);
+    const rig = new VirtioRig(options, longest);
     prepare(rig.fake);
     await rig.attach(own);
     return rig;

@@ -4,6 +4,7 @@ import { IoStats } from '../../src/bdev/io-stats.ts';
 import { openVirtioScsiChannel } from '../../src/bdev/virtio-scsi-channel.ts';
 import { featureMask, VirtioFeature } from '../../src/virtio/features.ts';
 import { VirtioScsiResponse } from '../../src/virtio/scsi-device.ts';
+import { SINGLE_PAGES } from '../support/fake-dma.ts';
 import { assert, suite } from '../support/suite.ts';
 import { bytesOf, fillList, type Placement, pattern, type TestIo } from './disk-rig.ts';
 import type { Fault } from './fake-virtio-scsi.ts';
@@ -126,6 +127,36 @@ for (const [name, options] of [
     assert.ok(await roundTrip(rig, 'pages', [4096, 8192, 4096], { gap: 4096 }));
     assert.ok(await roundTrip(rig, 'linear', [1000, 24, 3072], { gap: 100, offset: 7 }), 'any address will do');
     assert.not(await roundTrip(rig, 'unreachable', [1048576]));
+    await rig.stop();
+  });
+}
+
+for (const [name, options] of [
+  ['indirect descriptors', {}],
+  ['tables of 100 descriptors', { segMax: 98 }],
+  ['direct descriptors', { features: NO_INDIRECT }],
+] as const) {
+  test(`own memory of single pages: ${name}`, async () => {
+    const rig = await VirtioRig.with(
+      (fake) => fake.addDisk(0, 0, { numBlocks: 8192, writeCache: true }),
+      { queueSize: 256, ...options },
+      { vqSize: 256 },
+      SINGLE_PAGES,
+    );
+    for (const placement of ['linear', 'pages', 'unreachable'] as const) {
+      for (const bytes of [512, 65536, 1048576]) await roundTrip(rig, placement, [bytes]);
+      await roundTrip(rig, placement, [4096, 8192, 4096], { gap: 4096 });
+    }
+    const channel = rig.open();
+    assert.is(
+      channel.queue.pair.depth,
+      name === 'direct descriptors' ? 4 : 256,
+      'no ring is shorter than the device’s',
+    );
+    const sg = rig.list(rig.guest(16384, 'pages'), [16384]);
+    const ios = Array.from({ length: 600 }, (_, i) => rig.io(WRITE, i, 32, sg));
+    ios.push(rig.io(FLUSH, 0, 0), rig.io(UNMAP, 0, 100), rig.io(WRITE_ZEROES, 0, 8));
+    assert.ok((await rig.run(channel, ...ios)).every((r) => r === 'OK'));
     await rig.stop();
   });
 }

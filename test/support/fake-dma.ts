@@ -14,8 +14,10 @@ interface Page {
   readonly offset: number;
 }
 
+/** Memory as it is without huge pages: never two pages in a row. */
+export const SINGLE_PAGES = IO_PAGE;
+
 export class FakeDma implements DmaAllocator {
-  largestContiguous = 0x20_0000;
   /** Accesses outside everything that is there. */
   readonly violations: string[] = [];
   /** Buffers allocated and not freed. */
@@ -26,8 +28,15 @@ export class FakeDma implements DmaAllocator {
   private nextPage: number;
   private seed = 12345;
 
-  /** @param base first physical page number handed out; beyond 2^20 the addresses do not fit in 32 bits */
-  constructor(base = 0x12_3450) {
+  /** Longest physical piece, bytes. */
+  private readonly longest: number;
+
+  /**
+   * @param longest longest physical piece that is to be had, bytes
+   * @param base first physical page number handed out; beyond 2^20 the addresses do not fit in 32 bits
+   */
+  constructor(longest = 0x20_0000, base = 0x12_3450) {
+    this.longest = longest;
     this.nextPage = base;
   }
 
@@ -38,7 +47,7 @@ export class FakeDma implements DmaAllocator {
 
   allocate(bytes: number, contiguous: boolean): DmaBuffer {
     const length = Math.ceil(bytes / IO_PAGE) * IO_PAGE;
-    if (contiguous && length > this.largestContiguous) throw new Error(`no ${length} bytes in one physical piece`);
+    if (contiguous && length > this.longest) throw new Error(`no ${length} bytes in one physical piece`);
     const buffer = new SharedArrayBuffer(length);
     const memory = new Memory(buffer);
     this.register(memory, contiguous);

@@ -6,7 +6,7 @@
 import { ByteConfig, type Capability, capabilities } from '../../src/pci/config-space.ts';
 import * as libc from '../../src/sys/libc.ts';
 import type { DeviceAccess, MemoryPart, Registers } from '../../src/vvu/driver/device-access.ts';
-import { FakeDma } from './fake-dma.ts';
+import { FakeDma, SINGLE_PAGES } from './fake-dma.ts';
 
 /** One vendor capability; `more` are the words from byte 16 on. */
 export interface FakeCap {
@@ -70,7 +70,7 @@ export abstract class FakeVirtioPci implements DeviceAccess {
     vectors: number;
     dma?: FakeDma;
   }) {
-    this.dma = options.dma ?? new FakeDma();
+    this.dma = options.dma ?? new FakeDma(SINGLE_PAGES);
     this.vectors = options.vectors;
     this.queueMost = options.queueMost ?? 128;
     this.queues = Array.from({ length: options.queues }, () => new FakeQueue());

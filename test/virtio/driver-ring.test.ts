@@ -14,8 +14,9 @@ function setup(size = 8, options: Partial<DriverRingOptions> & { entries?: numbe
   const ring = new FakeRing(guest, size, { eventIdx: rest.eventIdx ?? false });
   let tables = {};
   if (entries !== undefined) {
-    const at = guest.alloc(tablesBytes(size, entries), 16, 2); // above 4 GiB
-    tables = { tables: { ...guest.part(at), lo: at % 2 ** 32, hi: Math.floor(at / 2 ** 32), entries } };
+    const at = guest.alloc(tablesBytes(size, entries), 4096, 2); // above 4 GiB
+    const part = guest.part(at);
+    tables = { tables: { ...part, addressOf: (offset: number) => at + offset - part.offset, entries } };
   }
   const driver = DriverRing.create(ring.place, { size, eventIdx: false, ...rest, ...tables });
   if (typeof driver === 'string') throw new Error(driver);
@@ -231,19 +232,20 @@ test('places and tables that do not fit are reasons', () => {
   const { place } = new FakeRing(guest, 8);
   const { memory } = guest.part(0);
   assert.match(String(DriverRing.create(place, { size: 3, eventIdx: false })), /power of two/);
-  const tables = { memory, offset: memory.length - 16, lo: 0, hi: 0, entries: 1 };
-  assert.match(
-    String(DriverRing.create(place, { size: 8, eventIdx: false, tables })),
-    /tables at offset .* do not fit/,
-  );
-  assert.match(String(DriverRing.create(place, { size: 8, eventIdx: false, tables: { ...tables, offset: 8 } })), /fit/);
+  const tables = { memory, offset: memory.length - 4096, addressOf: (offset: number) => offset, entries: 256 };
+  for (const wrong of [{}, { offset: 16, entries: 1 }, { offset: 0, entries: 0 }, { offset: 0, entries: 257 }]) {
+    assert.match(
+      String(DriverRing.create(place, { size: 8, eventIdx: false, tables: { ...tables, ...wrong } })),
+      /tables at offset .* do not fit/,
+    );
+  }
 });
 
 test('tables may lie across a 4 GiB border of the I/O address', () => {
   const guest = new FakeGuest();
   const ring = new FakeRing(guest, 4);
-  const { memory, offset } = guest.part(guest.alloc(4 * 64));
-  const tables = { memory, offset, lo: 0xffff_ff80, hi: 7, entries: 4 };
+  const { memory, offset } = guest.part(guest.alloc(4096, 4096));
+  const tables = { memory, offset, addressOf: (at: number) => 8 * 2 ** 32 - 0x80 + at - offset, entries: 4 };
   const driver = DriverRing.create(ring.place, { size: 4, eventIdx: false, tables });
   if (typeof driver === 'string') throw new Error(driver);
   const list = new IoList(1);
@@ -256,6 +258,29 @@ test('tables may lie across a 4 GiB border of the I/O address', () => {
     [0, 8],
     [0x40, 8],
   ]);
+});
+
+test('a table lies within a page, wherever the pages are', () => {
+  const guest = new FakeGuest();
+  const ring = new FakeRing(guest, 8);
+  const part = guest.part(guest.alloc(tablesBytes(8, 100), 4096));
+  // Two of 100 descriptors a page; the pages in the opposite order and with gaps.
+  const addressOf = (at: number) => 2 ** 33 - 0x2000 * ((at - part.offset) >> 12) + (at & 0xfff);
+  const driver = DriverRing.create(ring.place, {
+    size: 8,
+    eventIdx: false,
+    tables: { ...part, addressOf, entries: 100 },
+  });
+  if (typeof driver === 'string') throw new Error(driver);
+  const list = new IoList(100);
+  for (let i = 0; i < 100; i++) list.push(0x1000 * i, 0, 1 + i);
+  for (let i = 0; i < 8; i++) {
+    assert.is(driver.add(list, new IoList(1), true), i);
+    const address = guest.u32(ring.desc + 16 * i) + guest.u32(ring.desc + 16 * i + 4) * 2 ** 32;
+    assert.is(address, 2 ** 33 - 0x2000 * (i >> 1) + (i % 2) * 1600);
+    const table = part.memory.u32.subarray((part.offset + (i >> 1) * 4096 + (i % 2) * 1600) >> 2);
+    for (let k = 0; k < 100; k++) assert.equal([table[4 * k], table[4 * k + 2]], [0x1000 * k, 1 + k]);
+  }
 });
 
 test('a list takes words signed or unsigned, and no more than its capacity', () => {

@@ -19,8 +19,8 @@ const guest = new FakeGuest([
   { gpa: HIGH, size: 0x10_0000 },
 ]);
 const { place } = new FakeRing(guest, SIZE, { eventIdx: true });
-const at = guest.alloc(tablesBytes(SIZE, 4));
-const tables = { ...guest.part(at), lo: at, hi: 0, entries: 4 };
+const at = guest.alloc(tablesBytes(SIZE, 4), 4096);
+const tables = { ...guest.part(at), addressOf: (offset: number) => offset, entries: 4 };
 const driver = DriverRing.create(place, { size: SIZE, eventIdx: true, tables });
 const device = DeviceRing.create(place, { guest: guest.memory, size: SIZE, eventIdx: true, indirect: true, base: 0 });
 if (typeof driver === 'string' || typeof device === 'string') throw new Error('no ring');

@@ -99,8 +99,9 @@ class World {
     this.eventIdx = eventIdx;
     this.writable = Array.from({ length: size }, () => new SgList(1, 64));
     this.ring = new FakeRing(this.guest, size, { eventIdx, base, region: 2 });
-    const at = this.guest.alloc(tablesBytes(size, ENTRIES), 16, 2);
-    const tables = { ...this.guest.part(at), lo: at % 2 ** 32, hi: Math.floor(at / 2 ** 32), entries: ENTRIES };
+    const at = this.guest.alloc(tablesBytes(size, ENTRIES), 4096, 2);
+    const part = this.guest.part(at);
+    const tables = { ...part, addressOf: (offset: number) => at + offset - part.offset, entries: ENTRIES };
     const driver = DriverRing.create(this.ring.place, { size, eventIdx, tables, base });
     const options = { guest: this.guest.memory, size, eventIdx, indirect: true, base };
     const device = DeviceRing.create(this.ring.place, options);

@@ -174,7 +174,6 @@ export class VirtioScsiAdapter {
       Math.max(1, config.segMax),
       has(VirtioFeature.INDIRECT_DESC),
       has(VirtioFeature.EVENT_IDX),
-      transport.dma,
       options.queueSize,
     );
     this.plan = plan;

@@ -12,9 +12,8 @@ import type { BellShare, ScsiQueueShare } from './share.ts';
 
 /** One bounce buffer, bytes. */
 export const BOUNCE_BYTES = 0x2_0000;
-/** Descriptors of an indirect table at most: header, response, data. */
-const MAX_TABLE = 130;
-const MIN_TABLE = 4;
+/** Descriptors of an indirect table at most: header, response, data. Two tables fill a page. */
+const MAX_TABLE = 128;
 
 export interface QueuePlan {
   /** Ring size, a power of two. */
@@ -26,7 +25,7 @@ export interface QueuePlan {
 }
 
 /**
- * Ring size and table length that device and memory allow.
+ * Ring size and table length that the device allows. Nothing of it takes more than a page in one piece.
  * @param deviceSize largest ring of the device
  * @param segMax data segments a request may have
  */
@@ -35,21 +34,15 @@ export function planQueue(
   segMax: number,
   indirect: boolean,
   eventIdx: boolean,
-  dma: DmaAllocator,
   wanted = 128,
 ): QueuePlan {
   // A ring's parts each fit in a page up to 256 entries.
-  let size = 2 ** Math.floor(Math.log2(Math.max(2, Math.min(wanted, deviceSize, 256))));
+  const size = 2 ** Math.floor(Math.log2(Math.max(2, Math.min(wanted, deviceSize, 256))));
   if (!indirect) {
     const segments = Math.max(1, Math.min(segMax, Math.floor(size / 4) - 2));
     return { size, eventIdx, entries: 0, segments };
   }
-  const most = Math.min(MAX_TABLE, segMax + 2);
-  const largest = dma.largestContiguous;
-  // The tables lie in one piece: with single pages there are fewer and shorter ones.
-  while (size > 8 && tablesBytes(size, Math.min(most, 18)) > largest) size /= 2;
-  const fit = Math.floor(largest / tablesBytes(size, 1));
-  const entries = Math.max(MIN_TABLE, Math.min(most, fit));
+  const entries = Math.min(MAX_TABLE, segMax + 2);
   return { size, eventIdx, entries, segments: entries - 2 };
 }
 
@@ -148,8 +141,8 @@ export class RequestQueueMemory extends RingMemory {
     this.index = index;
     this.plan = plan;
     try {
-      this.tables = plan.entries === 0 ? null : this.take(dma, tablesBytes(plan.size, plan.entries), true);
-      // Each slot lies within a page: its parts are in one piece wherever the pages are.
+      // A table lies within a page, and so does a slot: they are in one piece wherever the pages are.
+      this.tables = plan.entries === 0 ? null : this.take(dma, tablesBytes(plan.size, plan.entries), false);
       this.slots = this.take(dma, Math.max(IO_PAGE, plan.size * SLOT_BYTES), false);
       this.bounce = this.take(dma, bounceBuffers * BOUNCE_BYTES, false);
       this.zeroes = this.take(dma, IO_PAGE, true);

@@ -40,8 +40,8 @@ function ringOf(
   let tables: IndirectTables | undefined;
   if (queue.tables !== null) {
     const memory = adoptDma(queue.tables.memory);
-    const hi = Math.floor(memory.ioAddress / 2 ** 32);
-    tables = { memory, offset: 0, lo: memory.ioAddress - hi * 2 ** 32, hi, entries: queue.tables.entries };
+    const addressOf = (offset: number) => ioAddressOf(memory, offset);
+    tables = { memory, offset: 0, addressOf, entries: queue.tables.entries };
   }
   // The main thread cleared the rings before it told the device of them: from then on they are only gone on with.
   const make = (base: number) => makeRing(queue.size, queue.eventIdx, desc, avail, used, tables, base);

@@ -16,7 +16,6 @@ const PAGES = SIZE / IO_PAGE;
 
 export class UserMemory implements DmaAllocator {
   readonly size = SIZE;
-  readonly largestContiguous = SIZE / 4;
   readonly fd: Fd;
   private readonly mapping: Mapping;
   private readonly used = new Uint8Array(PAGES);
