@@ -13,30 +13,34 @@ import { type Memory, NO_MEMORY } from '../memory/memory.ts';
 import type { Lun } from '../scsi/lun.ts';
 import { PlainCdb } from '../scsi/plain-cdb.ts';
 import { PlainChains } from '../virtio/plain-chains.ts';
+import { VIRTIO_SCSI_REQUEST, VIRTIO_SCSI_RESPONSE } from '../virtio/scsi-device.ts';
 import { PUBLISH_EVERY } from './limits.ts';
 import type { RunningRing } from './running-ring.ts';
 import type { ScsiController } from './scsi-controller.ts';
-import { flatLun, MAX_TARGETS, REQUEST, RESPONSE } from './scsi-wire.ts';
+import { flatLun, MAX_TARGETS } from './scsi-wire.ts';
 
 // Own copies of what each request uses: a constant of another module is loaded and checked at each use.
 const READ = BdevOp.READ;
 const WRITE = BdevOp.WRITE;
 const BATCH = PUBLISH_EVERY;
 const TARGETS = MAX_TARGETS;
-const RESPONSE_BYTES = RESPONSE.size;
+const RESPONSE_BYTES = VIRTIO_SCSI_RESPONSE.size;
 // Word indexes. The LUN's four bytes that count are one word; so are status_qualifier, status and response.
-const LUN = REQUEST.fields.lun[0] >> 2;
+const LUN = VIRTIO_SCSI_REQUEST.fields.lun[0] >> 2;
 /** Its lowest byte is the task attribute, its highest the operation code. */
-const ATTR_TO_OPCODE = REQUEST.fields.task_attr[0] >> 2;
-const SENSE_LEN = RESPONSE.fields.sense_len[0] >> 2;
-const RESIDUAL = RESPONSE.fields.residual[0] >> 2;
-const STATUS_WORD = RESPONSE.fields.status_qualifier[0] >> 2;
+const ATTR_TO_OPCODE = VIRTIO_SCSI_REQUEST.fields.task_attr[0] >> 2;
+const SENSE_LEN = VIRTIO_SCSI_RESPONSE.fields.sense_len[0] >> 2;
+const RESIDUAL = VIRTIO_SCSI_RESPONSE.fields.residual[0] >> 2;
+const STATUS_WORD = VIRTIO_SCSI_RESPONSE.fields.status_qualifier[0] >> 2;
 /** What there is of a response without sense data. */
-const GOOD_BYTES = RESPONSE.fields.sense[0];
+const GOOD_BYTES = VIRTIO_SCSI_RESPONSE.fields.sense[0];
 /** The header in whole words: 51 bytes are 13. */
 const HEADER_WORDS = 13;
 const SIMPLE = 0;
-if (HEADER_WORDS !== Math.ceil(REQUEST.size / 4) || REQUEST.fields.cdb[0] !== ATTR_TO_OPCODE * 4 + 3) {
+if (
+  HEADER_WORDS !== Math.ceil(VIRTIO_SCSI_REQUEST.size / 4) ||
+  VIRTIO_SCSI_REQUEST.fields.cdb[0] !== ATTR_TO_OPCODE * 4 + 3
+) {
   throw new Error('express-lane: the header layout has changed');
 }
 
@@ -54,7 +58,7 @@ export interface WholeWay {
 }
 
 export class ExpressLane {
-  private readonly chains = new PlainChains(BATCH, REQUEST.size, HEADER_WORDS, RESPONSE.size);
+  private readonly chains = new PlainChains(BATCH, VIRTIO_SCSI_REQUEST.size, HEADER_WORDS, VIRTIO_SCSI_RESPONSE.size);
   private readonly cdb = new PlainCdb();
   /** Where the blocks of a request lie. */
   private readonly place: Memory[] = new Array<Memory>(BATCH).fill(NO_MEMORY);

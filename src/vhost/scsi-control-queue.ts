@@ -5,21 +5,11 @@
 import { Memory } from '../memory/memory.ts';
 import { SgList } from '../memory/sg-list.ts';
 import { type Tmf, TmfResponse } from '../scsi/task-management.ts';
+import { VIRTIO_SCSI_TMF, VirtioScsiControl, VirtioScsiResponse } from '../virtio/scsi-device.ts';
 import type { ModelQueue } from './device-model.ts';
 import type { RunningRing } from './running-ring.ts';
 import type { ScsiController } from './scsi-controller.ts';
-import {
-  AN_REQUEST,
-  AN_RESPONSE_BYTES,
-  CONTROL_AN_QUERY,
-  CONTROL_AN_SUBSCRIBE,
-  CONTROL_TMF,
-  flatLun,
-  MAX_TARGETS,
-  RESPONSE_OF_TMF,
-  TMF_REQUEST,
-  VIRTIO_SCSI_S,
-} from './scsi-wire.ts';
+import { AN_REQUEST, AN_RESPONSE_BYTES, flatLun, MAX_TARGETS, RESPONSE_OF_TMF } from './scsi-wire.ts';
 
 /** A control request may lie in as many pieces as it has bytes. */
 const PIECES = 32;
@@ -30,7 +20,7 @@ export class ControlQueue implements ModelQueue {
   private readonly controller: ScsiController;
   private readonly nexus: number;
   private ring!: RunningRing;
-  private readonly request = new Memory(new ArrayBuffer(TMF_REQUEST.size));
+  private readonly request = new Memory(new ArrayBuffer(VIRTIO_SCSI_TMF.size));
   private readonly answer = new Memory(new ArrayBuffer(8));
 
   constructor(controller: ScsiController, nexus: number) {
@@ -55,12 +45,12 @@ export class ControlQueue implements ModelQueue {
     const out = new SgList(4, PIECES);
     const into = new SgList(4, PIECES);
     if (!this.ring.read(head, out, into)) return;
-    const got = out.gather(0, this.request, 0, TMF_REQUEST.size);
+    const got = out.gather(0, this.request, 0, VIRTIO_SCSI_TMF.size);
     const type = got >= 4 ? this.request.u32[0] : -1;
-    if (type === CONTROL_TMF && got >= TMF_REQUEST.size && into.bytes >= 1) {
+    if (type === VirtioScsiControl.TMF && got >= VIRTIO_SCSI_TMF.size && into.bytes >= 1) {
       this.manage(head, into);
     } else if (
-      (type === CONTROL_AN_QUERY || type === CONTROL_AN_SUBSCRIBE) &&
+      (type === VirtioScsiControl.AN_QUERY || type === VirtioScsiControl.AN_SUBSCRIBE) &&
       got >= AN_REQUEST.size &&
       into.bytes >= AN_RESPONSE_BYTES
     ) {
@@ -79,14 +69,14 @@ export class ControlQueue implements ModelQueue {
   private manage(head: number, into: SgList): void {
     this.functions++;
     const { u8, u32 } = this.request;
-    const at = TMF_REQUEST.fields.lun[0];
+    const at = VIRTIO_SCSI_TMF.fields.lun[0];
     const entry = this.entryAt(at);
     if (entry === null) {
-      this.reply(head, into, VIRTIO_SCSI_S.BAD_TARGET);
+      this.reply(head, into, VirtioScsiResponse.BAD_TARGET);
       return;
     }
-    const fn = u32[TMF_REQUEST.fields.subtype[0] >> 2] as Tmf; // what is no function of ours is rejected by the target
-    const tag = TMF_REQUEST.fields.id[0] >> 2;
+    const fn = u32[VIRTIO_SCSI_TMF.fields.subtype[0] >> 2] as Tmf; // what is no function of ours is rejected by the target
+    const tag = VIRTIO_SCSI_TMF.fields.id[0] >> 2;
     entry.hold();
     let answered = false;
     entry.target.taskManagement(
@@ -114,7 +104,7 @@ export class ControlQueue implements ModelQueue {
   private notifications(head: number, into: SgList): void {
     const entry = this.entryAt(AN_REQUEST.fields.lun[0]);
     this.answer.u32[0] = 0;
-    this.answer.u8[4] = entry === null ? VIRTIO_SCSI_S.BAD_TARGET : VIRTIO_SCSI_S.OK;
+    this.answer.u8[4] = entry === null ? VirtioScsiResponse.BAD_TARGET : VirtioScsiResponse.OK;
     into.scatter(0, this.answer, 0, AN_RESPONSE_BYTES);
     this.ring.complete(head, AN_RESPONSE_BYTES);
   }

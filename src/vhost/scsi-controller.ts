@@ -4,7 +4,8 @@
  */
 import type { ScsiTarget } from '../scsi/target.ts';
 import type { EventLoop, Poller } from '../sys/event-loop.ts';
-import { MAX_TARGETS, ResetReason, ScsiEvent } from './scsi-wire.ts';
+import { VirtioScsiEvent, VirtioScsiResetReason } from '../virtio/scsi-device.ts';
+import { MAX_TARGETS } from './scsi-wire.ts';
 
 /** Additional sense 2Ah/09h, CAPACITY DATA HAS CHANGED, as PARAM_CHANGE carries it. */
 const CAPACITY_CHANGED = 0x2a | (0x09 << 8);
@@ -66,7 +67,7 @@ export class ScsiController implements Poller {
     if (this.entries[id] !== null) throw new Error(`target ${id} is taken: remove it first`);
     this.entries[id] = new TargetEntry(id, target, this);
     if (this.polled++ === 0) this.loop.addPoller(this);
-    this.tell(ScsiEvent.TRANSPORT_RESET, id, 0, ResetReason.RESCAN);
+    this.tell(VirtioScsiEvent.TRANSPORT_RESET, id, 0, VirtioScsiResetReason.RESCAN);
   }
 
   /**
@@ -81,7 +82,8 @@ export class ScsiController implements Poller {
     this.entries[id] = null;
     this.leaving.add(entry);
     // One event a unit: Linux removes the device that the event's LUN names, and no other.
-    for (const lun of entry.target.luns.keys()) this.tell(ScsiEvent.TRANSPORT_RESET, id, lun, ResetReason.REMOVED);
+    for (const lun of entry.target.luns.keys())
+      this.tell(VirtioScsiEvent.TRANSPORT_RESET, id, lun, VirtioScsiResetReason.REMOVED);
     entry.whenIdle = () => {
       entry.whenIdle = null;
       // Not from within the command that ended last: its target may still be working on it.
@@ -97,7 +99,7 @@ export class ScsiController implements Poller {
 
   /** A unit's disk has another size. The unit itself is told by `Lun.capacityChanged`. */
   capacityChanged(id: number, lun: number): void {
-    this.tell(ScsiEvent.PARAM_CHANGE, id, lun, CAPACITY_CHANGED);
+    this.tell(VirtioScsiEvent.PARAM_CHANGE, id, lun, CAPACITY_CHANGED);
   }
 
   private tell(event: number, target: number, lun: number, reason: number): void {

@@ -5,9 +5,9 @@
  */
 import { Memory } from '../memory/memory.ts';
 import { SgList } from '../memory/sg-list.ts';
+import { VIRTIO_SCSI_EVENT, VirtioScsiEvent } from '../virtio/scsi-device.ts';
 import type { ModelQueue } from './device-model.ts';
 import type { RunningRing } from './running-ring.ts';
-import { EVENT, ScsiEvent } from './scsi-wire.ts';
 
 export class EventQueue implements ModelQueue {
   sent = 0;
@@ -15,7 +15,7 @@ export class EventQueue implements ModelQueue {
   private ring: RunningRing | null = null;
   /** Events were lost and the driver does not know. */
   private missed = false;
-  private readonly event = new Memory(new ArrayBuffer(EVENT.size));
+  private readonly event = new Memory(new ArrayBuffer(VIRTIO_SCSI_EVENT.size));
   private readonly out = new SgList(1, 16);
   private readonly into = new SgList(1, 16);
 
@@ -41,25 +41,25 @@ export class EventQueue implements ModelQueue {
       ring.checkBroken();
       return false;
     }
-    if (this.into.bytes < EVENT.size) {
-      ring.fail(head, `event buffer of ${this.into.bytes} bytes, an event has ${EVENT.size}`);
+    if (this.into.bytes < VIRTIO_SCSI_EVENT.size) {
+      ring.fail(head, `event buffer of ${this.into.bytes} bytes, an event has ${VIRTIO_SCSI_EVENT.size}`);
       ring.checkBroken();
       return false;
     }
     const { u8, u32 } = this.event;
     u8.fill(0);
-    u32[EVENT.fields.event[0] >> 2] = this.missed ? event + ScsiEvent.EVENTS_MISSED : event;
-    const at = EVENT.fields.lun[0];
-    if (event !== ScsiEvent.NO_EVENT) {
+    u32[VIRTIO_SCSI_EVENT.fields.event[0] >> 2] = this.missed ? event + VirtioScsiEvent.EVENTS_MISSED : event;
+    const at = VIRTIO_SCSI_EVENT.fields.lun[0];
+    if (event !== VirtioScsiEvent.NO_EVENT) {
       u8[at] = 1;
       u8[at + 1] = target;
       // As REPORT LUNS encodes them: flat addressing only where peripheral has no room.
       u8[at + 2] = lun >= 256 ? 0x40 | (lun >> 8) : 0;
       u8[at + 3] = lun & 0xff;
     }
-    u32[EVENT.fields.reason[0] >> 2] = reason;
-    this.into.scatter(0, this.event, 0, EVENT.size);
-    ring.complete(head, EVENT.size);
+    u32[VIRTIO_SCSI_EVENT.fields.reason[0] >> 2] = reason;
+    this.into.scatter(0, this.event, 0, VIRTIO_SCSI_EVENT.size);
+    ring.complete(head, VIRTIO_SCSI_EVENT.size);
     this.sent++;
     this.missed = false;
     return true;
@@ -69,7 +69,7 @@ export class EventQueue implements ModelQueue {
   poll(): number {
     const ring = this.ring;
     if (ring === null || !this.missed) return 0;
-    return this.deliver(ring, ScsiEvent.NO_EVENT, 0, 0, 0) ? 1 : 0;
+    return this.deliver(ring, VirtioScsiEvent.NO_EVENT, 0, 0, 0) ? 1 : 0;
   }
 
   arm(): boolean {

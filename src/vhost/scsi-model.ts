@@ -4,6 +4,7 @@
  */
 import { Waiting } from '../scsi/command.ts';
 import { featureMask, hasFeature, VirtioFeature } from '../virtio/features.ts';
+import { VirtioScsiEvent, VirtioScsiFeature, VirtioScsiQueue } from '../virtio/scsi-device.ts';
 import type { DeviceModel, ModelQueue } from './device-model.ts';
 import type { RunningRing } from './running-ring.ts';
 import { ControlQueue } from './scsi-control-queue.ts';
@@ -11,7 +12,6 @@ import type { ScsiController, ScsiFrontEnd } from './scsi-controller.ts';
 import { EventQueue } from './scsi-event-queue.ts';
 import { RequestPool } from './scsi-request-pool.ts';
 import { RequestQueue } from './scsi-request-queue.ts';
-import { CONTROL_QUEUE, EVENT_QUEUE, ScsiEvent, ScsiFeature } from './scsi-wire.ts';
 
 /** Vrings of a controller: control, events, and more request queues than any front end makes of its CPUs. */
 const MAX_QUEUES = 128;
@@ -34,14 +34,14 @@ export interface BusyRequest {
 export class ScsiModel implements DeviceModel, ScsiFrontEnd {
   readonly name = 'scsi';
   readonly features = featureMask(
-    ScsiFeature.HOTPLUG,
-    ScsiFeature.CHANGE,
+    VirtioScsiFeature.HOTPLUG,
+    VirtioScsiFeature.CHANGE,
     VirtioFeature.ANY_LAYOUT,
     VirtioFeature.INDIRECT_DESC,
     VirtioFeature.EVENT_IDX,
     VirtioFeature.VERSION_1,
   );
-  readonly featureBits = ScsiFeature;
+  readonly featureBits = VirtioScsiFeature;
   readonly maxQueues = MAX_QUEUES;
   readonly configBytes = 0;
   readonly nexus: number;
@@ -72,13 +72,13 @@ export class ScsiModel implements DeviceModel, ScsiFrontEnd {
   }
 
   startQueue(ring: RunningRing): ModelQueue {
-    const queue = ring.index === CONTROL_QUEUE ? this.control : this.queueAt(ring.index);
+    const queue = ring.index === VirtioScsiQueue.CONTROL ? this.control : this.queueAt(ring.index);
     queue.begin(ring);
     return queue;
   }
 
   private queueAt(index: number): EventQueue | RequestQueue {
-    if (index === EVENT_QUEUE) return this.events;
+    if (index === VirtioScsiQueue.EVENT) return this.events;
     let queue = this.requests.get(index);
     if (queue === undefined) {
       queue = new RequestQueue(index, this.controller, this.nexus, this.pool);
@@ -88,7 +88,7 @@ export class ScsiModel implements DeviceModel, ScsiFrontEnd {
   }
 
   event(event: number, target: number, lun: number, reason: number): void {
-    const needs = event === ScsiEvent.PARAM_CHANGE ? ScsiFeature.CHANGE : ScsiFeature.HOTPLUG;
+    const needs = event === VirtioScsiEvent.PARAM_CHANGE ? VirtioScsiFeature.CHANGE : VirtioScsiFeature.HOTPLUG;
     if (hasFeature(this.accepted, needs)) this.events.send(event, target, lun, reason);
   }
 

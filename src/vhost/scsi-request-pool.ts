@@ -7,13 +7,13 @@ import { Memory } from '../memory/memory.ts';
 import { SgList } from '../memory/sg-list.ts';
 import { ScsiTask, type TaskOwner } from '../scsi/task.ts';
 import { ChainFrame } from '../virtio/chain-reader.ts';
+import { VIRTIO_SCSI_REQUEST, VIRTIO_SCSI_RESPONSE } from '../virtio/scsi-device.ts';
 import { MAX_IN_FLIGHT } from './limits.ts';
 import type { TargetEntry } from './scsi-controller.ts';
-import { REQUEST, RESPONSE } from './scsi-wire.ts';
 
-const CDB = REQUEST.fields.cdb[0];
-const CDB_BYTES = REQUEST.fields.cdb[2];
-const HEADER_SPACE = (REQUEST.size + 7) & ~7;
+const CDB = VIRTIO_SCSI_REQUEST.fields.cdb[0];
+const CDB_BYTES = VIRTIO_SCSI_REQUEST.fields.cdb[2];
+const HEADER_SPACE = (VIRTIO_SCSI_REQUEST.size + 7) & ~7;
 
 /** The queue that took a request. */
 export interface RequestHome {
@@ -29,9 +29,9 @@ export class RequestSlot extends ScsiTask {
   home: RequestHome | null = null;
   head = 0;
   /** The chain: `dataOut`, `dataIn`, and the two headers where each is a descriptor by itself. */
-  readonly frame = new ChainFrame(this.dataOut, this.dataIn, REQUEST.size, RESPONSE.size);
+  readonly frame = new ChainFrame(this.dataOut, this.dataIn, VIRTIO_SCSI_REQUEST.size, VIRTIO_SCSI_RESPONSE.size);
   /** Where the response goes when it is not: in as many pieces as it has bytes, if the driver likes. */
-  readonly pieces = new SgList(0, RESPONSE.size);
+  readonly pieces = new SgList(0, VIRTIO_SCSI_RESPONSE.size);
   /** The target that has the task; null when none has. */
   entry: TargetEntry | null = null;
 

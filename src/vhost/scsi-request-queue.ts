@@ -6,32 +6,34 @@
  */
 import { copyMemory } from '../memory/copy.ts';
 import { Memory } from '../memory/memory.ts';
+import { VIRTIO_SCSI_REQUEST, VIRTIO_SCSI_RESPONSE, VirtioScsiResponse } from '../virtio/scsi-device.ts';
 import type { ModelQueue } from './device-model.ts';
 import { ExpressLane } from './express-lane.ts';
 import { PUBLISH_EVERY } from './limits.ts';
 import type { RunningRing } from './running-ring.ts';
 import type { ScsiController } from './scsi-controller.ts';
 import type { RequestHome, RequestPool, RequestSlot } from './scsi-request-pool.ts';
-import { flatLun, MAX_TARGETS, REQUEST, RESPONSE, RESPONSE_OF_TASK, VIRTIO_SCSI_S } from './scsi-wire.ts';
+import { flatLun, MAX_TARGETS, RESPONSE_OF_TASK } from './scsi-wire.ts';
 import { cutFront } from './sg-split.ts';
 
 // Word indexes. The LUN's four bytes that count are one word; so are status_qualifier, status and response.
-const LUN = REQUEST.fields.lun[0] >> 2;
-const TAG = REQUEST.fields.id[0] >> 2;
-const ATTR = REQUEST.fields.task_attr[0] >> 2;
-const SENSE_LEN = RESPONSE.fields.sense_len[0] >> 2;
-const RESIDUAL = RESPONSE.fields.residual[0] >> 2;
-const STATUS_WORD = RESPONSE.fields.status_qualifier[0] >> 2;
-const SENSE = RESPONSE.fields.sense[0];
+const LUN = VIRTIO_SCSI_REQUEST.fields.lun[0] >> 2;
+const TAG = VIRTIO_SCSI_REQUEST.fields.id[0] >> 2;
+const ATTR = VIRTIO_SCSI_REQUEST.fields.task_attr[0] >> 2;
+const SENSE_LEN = VIRTIO_SCSI_RESPONSE.fields.sense_len[0] >> 2;
+const RESIDUAL = VIRTIO_SCSI_RESPONSE.fields.residual[0] >> 2;
+const STATUS_WORD = VIRTIO_SCSI_RESPONSE.fields.status_qualifier[0] >> 2;
+const SENSE = VIRTIO_SCSI_RESPONSE.fields.sense[0];
 // Own copies of what each request uses: a constant of another module is loaded and checked at each use.
-const REQUEST_BYTES = REQUEST.size;
-const RESPONSE_BYTES = RESPONSE.size;
+const REQUEST_BYTES = VIRTIO_SCSI_REQUEST.size;
+const RESPONSE_BYTES = VIRTIO_SCSI_RESPONSE.size;
 const BATCH = PUBLISH_EVERY;
 const TARGETS = MAX_TARGETS;
 const CODES = RESPONSE_OF_TASK;
 /** The header in whole words: 51 bytes are 13. */
 const HEADER_WORDS = 13;
-if (HEADER_WORDS !== Math.ceil(REQUEST.size / 4)) throw new Error('scsi-request-queue: the header layout has changed');
+if (HEADER_WORDS !== Math.ceil(VIRTIO_SCSI_REQUEST.size / 4))
+  throw new Error('scsi-request-queue: the header layout has changed');
 
 /**
  * Copy an aligned header, each word once. The last word has a byte behind the header, which nobody looks at.
@@ -122,11 +124,11 @@ export class RequestQueue implements ModelQueue, RequestHome {
     const entry = (lun & 0xff) === 1 && target < TARGETS ? this.controller.entries[target] : null;
     if (entry === null) {
       this.badTargets++;
-      this.refuse(slot, VIRTIO_SCSI_S.BAD_TARGET);
+      this.refuse(slot, VirtioScsiResponse.BAD_TARGET);
       return;
     }
     if (dataOut.bytes > 0 && dataIn.bytes > 0) {
-      this.refuse(slot, VIRTIO_SCSI_S.FAILURE); // INOUT was not offered
+      this.refuse(slot, VirtioScsiResponse.FAILURE); // INOUT was not offered
       return;
     }
     slot.lun = flatLun((lun >>> 16) & 0xff, lun >>> 24);
