@@ -1,9 +1,10 @@
 import type { PciHostOptions } from '../pci/host.ts';
+import type { DiskChanges } from './attached-devices.ts';
 import type { Bdev } from './bdev.ts';
 import type { DeviceFamilies } from './device-families.ts';
 import { BdevError } from './errors.ts';
 import type { NvmeBdev } from './nvme-bdev.ts';
-import type { AttachNvme, DiskChanges, OpenNvme } from './nvme-disks.ts';
+import type { AttachNvme, OpenNvme } from './nvme-disks.ts';
 import type { AttachVirtio, OpenVirtio } from './virtio-disks.ts';
 import type { VirtioScsiBdev } from './virtio-scsi-bdev.ts';
 
@@ -29,7 +30,6 @@ const FAMILY = { nvme: 'NVMe controller', virtio: 'virtio-scsi adapter' } as con
 export class DeviceDisks {
   private readonly changes: DiskChanges;
   private readonly options: DeviceDisksOptions;
-  private readonly attaching = new Set<string>();
   private families: Promise<DeviceFamilies> | null = null;
   private parts: DeviceFamilies | null = null;
 
@@ -53,28 +53,16 @@ export class DeviceDisks {
   }
 
   /** @throws BdevError */
-  attachNvme(options: AttachNvme): Promise<NvmeBdev[]> {
+  async attachNvme(options: AttachNvme): Promise<NvmeBdev[]> {
     const { reactors } = this.options;
-    return this.alone(options.name, async () => (await this.load()).nvme.attach(options, reactors));
+    return (await this.load()).nvme.attach(options, reactors);
   }
 
   /** @throws BdevError */
-  attachVirtio(options: AttachVirtio): Promise<VirtioScsiBdev[]> {
+  async attachVirtio(options: AttachVirtio): Promise<VirtioScsiBdev[]> {
     const { reactors } = this.options;
     // One more than reactors: a scan after a hot-add needs a queue of its own.
-    return this.alone(options.name, async () => (await this.load()).virtio.attach(options, reactors && reactors + 1));
-  }
-
-  private async alone<T>(name: string, attach: () => Promise<T>): Promise<T> {
-    if (this.attaching.has(name) || this.names('nvme').includes(name) || this.names('virtio').includes(name)) {
-      throw new BdevError('EBUSY', `device ${name} exists already; detach it first or choose another name`, 'name');
-    }
-    this.attaching.add(name);
-    try {
-      return await attach();
-    } finally {
-      this.attaching.delete(name);
-    }
+    return (await this.load()).virtio.attach(options, reactors && reactors + 1);
   }
 
   /** Names of the devices attached. */

@@ -1,13 +1,11 @@
 import { resolve } from 'node:path';
-import type { PciAccess } from '../pci/access.ts';
-import { ACCESS_MODES, type AccessMode } from '../pci/access-mode.ts';
-import { parseBdf } from '../pci/bdf.ts';
+import type { AccessMode } from '../pci/access-mode.ts';
 import type { ControlLoop } from '../pci/control-loop.ts';
 import type { PciHost } from '../pci/host.ts';
 import type { QueueLoop } from '../pci/reactor-queue.ts';
-import { BdevError, deviceError } from './errors.ts';
-import type { DiskChanges } from './nvme-disks.ts';
+import { type Attached, AttachedDevices, DeviceNames, type DiskChanges, nothingToServe } from './attached-devices.ts';
 import { checkName } from './options.ts';
+import { checkPciPlace, takeFunction } from './pci-function.ts';
 import { type AdapterOptions, VirtioScsiAdapter } from './virtio-scsi/adapter.ts';
 import { PciScsiTransport } from './virtio-scsi/pci-transport.ts';
 import type { ScanResult } from './virtio-scsi/scan.ts';
@@ -41,29 +39,30 @@ export interface OpenedVirtio {
 /** Take the adapter that the options name. @throws BdevError that says what stands in the way */
 export type OpenVirtio = (options: AttachVirtio) => OpenedVirtio;
 
-interface Attached {
-  readonly name: string;
+interface Adapter extends Attached<VirtioScsiBdev> {
   readonly adapter: VirtioScsiAdapter;
-  /** Gives back what the transport stands on. */
-  readonly release: () => void;
-  readonly params: Record<string, unknown>;
   refused: readonly string[];
-  bdevs: VirtioScsiBdev[];
 }
 
-export class VirtioDisks {
+export class VirtioDisks extends AttachedDevices<VirtioScsiBdev, Adapter> {
   private readonly host: PciHost | null;
   private readonly loop: ControlLoop & QueueLoop;
-  private readonly changes: DiskChanges;
   private readonly open: OpenVirtio;
-  private readonly attached = new Map<string, Attached>();
-  private readonly reserved = new Set<string>();
 
-  /** @param open in tests, instead of the host */
-  constructor(host: PciHost | null, loop: ControlLoop & QueueLoop, changes: DiskChanges, open?: OpenVirtio) {
+  /**
+   * @param open in tests, instead of the host
+   * @param names shared with the other families
+   */
+  constructor(
+    host: PciHost | null,
+    loop: ControlLoop & QueueLoop,
+    changes: DiskChanges,
+    open?: OpenVirtio,
+    names: DeviceNames = new DeviceNames(),
+  ) {
+    super('virtio-scsi adapter', changes, names);
     this.host = host;
     this.loop = loop;
-    this.changes = changes;
     this.open = open ?? ((options) => this.openHere(options));
   }
 
@@ -84,10 +83,9 @@ export class VirtioDisks {
       ...(options.timeoutMs === undefined ? {} : { timeout_ms: options.timeoutMs }),
       ...(options.mode === undefined ? {} : { access_mode: options.mode }),
     };
-    return this.reserving(name, async () => {
-      const { transport, release } = this.open(options);
-      return this.bringUp(name, transport, { ...options, vqCount: options.vqCount ?? queues }, params, release);
-    });
+    return this.named(name, async () =>
+      this.start(name, this.open(options), { ...options, vqCount: options.vqCount ?? queues }, params),
+    );
   }
 
   /** The same with a transport of the caller's. */
@@ -96,59 +94,29 @@ export class VirtioDisks {
     transport: ScsiTransport,
     options: Partial<AttachVirtio> = {},
   ): Promise<VirtioScsiBdev[]> {
-    return this.reserving(name, () => this.bringUp(name, transport, options, { name }, () => {}));
+    return this.named(name, () => this.start(name, { transport, release: () => {} }, options, { name }));
   }
 
   private openHere(options: AttachVirtio): OpenedVirtio {
     if (options.trtype === 'user') {
       return { transport: new UserScsiTransport(resolve(options.traddr), this.loop), release: () => {} };
     }
-    const bdf = parseBdf(options.traddr);
-    if (bdf === undefined) {
-      throw new BdevError('EINVAL', `traddr "${options.traddr}" is no PCI address: expected 0000:00:05.0`, 'traddr');
-    }
-    if (options.mode !== undefined && !ACCESS_MODES.includes(options.mode)) {
-      throw new BdevError('EINVAL', `mode "${options.mode}": expected one of ${ACCESS_MODES.join(', ')}`, 'mode');
-    }
-    const { host } = this;
-    if (host === null) throw new BdevError('ENOTSUP', 'no PCI here');
-    let access: PciAccess;
-    try {
-      access = host.open(bdf, options.mode);
-    } catch (error) {
-      throw deviceError(error, 'EBUSY', 'traddr');
-    }
-    const release = () => host.release(access);
-    try {
-      return { transport: new PciScsiTransport(access, host.sysfs.read(bdf), host.dma, this.loop), release };
-    } catch (error) {
-      release();
-      throw deviceError(error, 'ENOTSUP', 'traddr');
-    }
+    const bdf = checkPciPlace(options, '0000:00:05.0');
+    const taken = takeFunction(
+      this.host,
+      bdf,
+      options.mode,
+      'ENOTSUP',
+      (access, { sysfs, dma }) => new PciScsiTransport(access, sysfs.read(bdf), dma, this.loop),
+    );
+    return { transport: taken.driver, release: taken.release };
   }
 
-  private async reserving<T>(name: string, work: () => Promise<T>): Promise<T> {
-    if (this.attached.has(name) || this.reserved.has(name)) {
-      throw new BdevError(
-        'EBUSY',
-        `virtio-scsi adapter ${name} exists already; remove it first or choose another name`,
-        'name',
-      );
-    }
-    this.reserved.add(name);
-    try {
-      return await work();
-    } finally {
-      this.reserved.delete(name);
-    }
-  }
-
-  private async bringUp(
+  private start(
     name: string,
-    transport: ScsiTransport,
+    { transport, release }: OpenedVirtio,
     options: Partial<AttachVirtio>,
     params: Record<string, unknown>,
-    release: () => void,
   ): Promise<VirtioScsiBdev[]> {
     const adapter: VirtioScsiAdapter = new VirtioScsiAdapter(
       transport,
@@ -161,65 +129,19 @@ export class VirtioDisks {
       },
       adapterOptions(options),
     );
-    try {
-      await adapter.start();
-    } catch (error) {
-      release();
-      throw deviceError(error, 'EIO', 'traddr');
-    }
-    const entry: Attached = { name, adapter, release, params, refused: [], bdevs: [] };
-    try {
-      const found = await adapter.scan(adapter.allTargets);
-      entry.refused = found.refused;
-      entry.bdevs = found.units.map((unit) => new VirtioScsiBdev(this.partsOf(entry), unit));
-      if (entry.bdevs.length === 0) {
-        const why = found.refused.length > 0 ? found.refused.join('; ') : 'no target has a disk';
-        throw new BdevError('ENODEV', `${transport.name}: nothing to serve: ${why}`, 'traddr');
-      }
-    } catch (error) {
-      await adapter.shutdown();
-      release();
-      throw deviceError(error, 'EIO', 'traddr');
-    }
-    this.attached.set(name, entry);
-    return [...entry.bdevs];
+    const shutdown = () => adapter.shutdown();
+    const entry: Adapter = { name, adapter, params, refused: [], bdevs: [], shutdown, release };
+    const find = async () => {
+      const { units, refused } = await adapter.scan(adapter.allTargets);
+      entry.refused = refused;
+      if (units.length === 0) throw nothingToServe(transport.name, refused, 'no target has a disk');
+      return units.map((unit) => new VirtioScsiBdev(this.partsOf(entry), unit));
+    };
+    return this.bringUp(entry, () => adapter.start(), find);
   }
 
-  private partsOf({ name, adapter, params }: Attached) {
+  private partsOf({ name, adapter, params }: Adapter) {
     return { adapterName: name, adapter, params, dmaTable: this.host?.table.shared ?? null };
-  }
-
-  private get(name: string): Attached {
-    const entry = this.attached.get(name);
-    if (entry !== undefined) return entry;
-    const names = this.names.join(', ');
-    throw new BdevError(
-      'ENODEV',
-      `no virtio-scsi adapter is called ${name}; ${names === '' ? 'there are none' : `there are ${names}`}`,
-      'name',
-    );
-  }
-
-  get names(): string[] {
-    return [...this.attached.keys()];
-  }
-
-  /** @throws BdevError when there is no such adapter */
-  disks(name: string): readonly VirtioScsiBdev[] {
-    return this.get(name).bdevs;
-  }
-
-  /** Shut it down and give the device back. Its disks must not be used any more. @throws BdevError */
-  async detach(name: string): Promise<void> {
-    const entry = this.get(name);
-    this.attached.delete(name);
-    this.reserved.add(name);
-    try {
-      await entry.adapter.shutdown();
-    } finally {
-      entry.release();
-      this.reserved.delete(name);
-    }
   }
 
   /** @throws BdevError */
@@ -229,8 +151,7 @@ export class VirtioDisks {
 
   /** As bdev_virtio_scsi_get_devices shows them. @throws BdevError */
   describe(name?: string): Record<string, unknown>[] {
-    const wanted = name === undefined ? [...this.attached.values()] : [this.get(name)];
-    return wanted.map(({ name: called, adapter, bdevs, refused }) => ({
+    return this.some(name).map(({ name: called, adapter, bdevs, refused }) => ({
       name: called,
       virtio: { traddr: adapter.name, ...adapter.describe() },
       disks: bdevs.map((b) => b.info.name),
@@ -252,16 +173,12 @@ export class VirtioDisks {
     if (entry === undefined) return;
     for (const bdev of entry.bdevs.filter((b) => targets.includes(b.unit.target))) {
       const unit = found.units.find((u) => bdev.is(u));
-      if (unit === undefined) {
-        entry.bdevs.splice(entry.bdevs.indexOf(bdev), 1);
-        this.changes.removed(bdev, name);
-      } else if (bdev.update(unit)) this.changes.resized(bdev, name);
+      if (unit === undefined) this.diskWent(entry, bdev);
+      else if (bdev.update(unit)) this.changes.resized(bdev, name);
     }
     for (const unit of found.units) {
       if (entry.bdevs.some((b) => b.unit.target === unit.target && b.unit.lun === unit.lun)) continue;
-      const bdev = new VirtioScsiBdev(this.partsOf(entry), unit);
-      entry.bdevs.push(bdev);
-      this.changes.added(bdev, name);
+      this.diskCame(entry, new VirtioScsiBdev(this.partsOf(entry), unit));
     }
   }
 
@@ -274,17 +191,6 @@ export class VirtioDisks {
 
   private takeSizes(name: string): void {
     for (const bdev of this.attached.get(name)?.bdevs ?? []) if (bdev.rescan()) this.changes.resized(bdev, name);
-  }
-
-  private lost(name: string, state: 'failed' | 'removed', reason: string): void {
-    const entry = this.attached.get(name);
-    if (entry === undefined) return; // it is being detached
-    for (const bdev of entry.bdevs.splice(0)) this.changes.removed(bdev, name);
-    this.changes.lost?.(name, state, reason);
-  }
-
-  async close(): Promise<void> {
-    for (const name of this.names) await this.detach(name);
   }
 }
 

@@ -80,7 +80,7 @@ test('attach, see, detach; names are unique', async () => {
   await rig.disks.attachDevice('NVMe1', rig.fake).catch((error: Error) => {
     message = error.message;
   });
-  assert.match(message, 'NVMe controller NVMe1 exists already');
+  assert.match(message, 'device NVMe1 exists already');
   await rig.disks.detach('NVMe1');
   assert.throws(() => rig.disks.describe('NVMe1'), /there are none/);
   await rig.stop();
