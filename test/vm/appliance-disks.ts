@@ -37,6 +37,8 @@ export interface Exercised {
     numBlocks: number;
     counts: Record<string, number>;
     commands: number;
+    /** Bytes read and compared. */
+    verified: number;
     wrong: string[];
     zeroCopy: boolean;
     bounced: number;
@@ -174,9 +176,10 @@ export class Appliance {
     return `${guestProgram('serve-verify')} '${JSON.stringify({ socket: `/run/${controller}`, ...options })}' 2>&1`;
   }
 
-  /** Drive disks by the bdev layer alone, without a target: see guest/exercise.mjs. */
+  /** Drive disks by the bdev layer alone, without a target: see guest/exercise.mjs, which gives up and tells before this does. */
   async exercise(options: Record<string, unknown>): Promise<Exercised> {
-    const { output } = await this.vm.try(`node ${EXERCISE} '${JSON.stringify(options)}' 2>&1`, LONG);
+    const limit = `timeout -k 5 ${LONG - 20}`;
+    const { output } = await this.vm.try(`${limit} node ${EXERCISE} '${JSON.stringify(options)}' 2>&1`, LONG);
     return result<Exercised>(output);
   }
 

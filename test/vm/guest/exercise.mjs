@@ -15,8 +15,12 @@ const options = {
   rounds: 40,
   maxBytes: 1 << 20,
   seed: 1,
-  reset: false,
+  // Milliseconds between resets; each waits for a request that ended since the last.
+  reset: 0,
   hugepages: true,
+  // Without a request's end, or in all: then it is given up, and what was outstanding is told. Seconds.
+  patience: 120,
+  limit: 540,
   ...JSON.parse(process.argv[2]),
 };
 const told = [];
@@ -33,6 +37,42 @@ const random = (n) => {
 };
 const nameOf = (status) => Object.keys(BdevStatus).find((k) => BdevStatus[k] === status);
 
+const started = Date.now();
+/** What is going on: for the resets, and for the one who asks why nothing goes on. */
+const now = { step: 'attaching', channel: undefined, out: new Map(), ends: 0, lastEnd: started, resets: 0 };
+
+/** Tell what is outstanding, and end. */
+function giveUp(why) {
+  const { channel } = now;
+  const at = Date.now();
+  const stuck = {
+    step: now.step,
+    ends: now.ends,
+    resets: now.resets,
+    outstanding: [...now.out].map(([io, since]) => ({
+      op: Object.keys(BdevOp).find((k) => BdevOp[k] === io.op),
+      lba: io.lba,
+      blocks: io.blocks,
+      segments: io.sg.count,
+      ms: at - since,
+    })),
+    inFlight: channel?.inFlight,
+    queue: channel && { open: channel.queue.open, dead: channel.queue.dead, bounces: channel.queue.freeBuffers },
+    ring: channel?.queue.pair.dump(),
+    loop: loop.stats,
+    devices: [...disks.describe('nvme'), ...disks.describe('virtio')],
+  };
+  console.log(
+    `RESULT ${JSON.stringify({ error: `${why}: ${JSON.stringify(stuck)}`, told, attached: [], after: [], disks: [] })}`,
+  );
+  process.exit(1);
+}
+setInterval(() => {
+  const quiet = Date.now() - now.lastEnd;
+  if (quiet > options.patience * 1000) giveUp(`no request has ended for ${quiet} ms`);
+  if (Date.now() - started > options.limit * 1000) giveUp(`not done after ${options.limit} s`);
+}, 5000).unref();
+
 /** A guest's memory: a file, mapped and given to the channel like that of a VM. */
 function guestMemory(bytes) {
   const fd = memfd('guest', bytes, { hugepages: false });
@@ -48,14 +88,25 @@ async function exercise(bdev, loop) {
   const model = new Uint8Array(size);
   const counts = {};
   let commands = 0;
+  let verified = 0;
   const wrong = [];
   // One half of the requests is in memory that the device reaches, the other in memory it does not know.
   const near = guestMemory(80 << 20);
   const far = guestMemory(80 << 20);
   channel.memoryAdded?.(near);
+  now.channel = channel;
+  now.step = bdev.info.name;
   const submit = (io) =>
     new Promise((resolve) => {
-      io.owner = { ioDone: resolve };
+      io.owner = {
+        ioDone() {
+          now.out.delete(io);
+          now.ends++;
+          now.lastEnd = Date.now();
+          resolve();
+        },
+      };
+      now.out.set(io, Date.now());
       channel.submit(io);
     });
   const request = async (op, lba, blocks, place) => {
@@ -99,8 +150,11 @@ async function exercise(bdev, loop) {
     if (io.status !== BdevStatus.OK) return;
     if (op === BdevOp.WRITE) model.set(data, from);
     else if (op === BdevOp.WRITE_ZEROES || op === BdevOp.UNMAP) model.fill(0, from, from + bytes);
-    else if (op === BdevOp.READ && Buffer.compare(bytesOf(), model.subarray(from, from + bytes)) !== 0) {
-      wrong.push(`read of ${bytes} bytes at ${from}`);
+    else if (op === BdevOp.READ) {
+      verified += bytes;
+      if (Buffer.compare(bytesOf(), model.subarray(from, from + bytes)) !== 0) {
+        wrong.push(`read of ${bytes} bytes at ${from}`);
+      }
     }
   };
   const start = Date.now();
@@ -149,6 +203,7 @@ async function exercise(bdev, loop) {
     numBlocks,
     counts,
     commands,
+    verified,
     wrong,
     zeroCopy,
     bounced: stats.bouncedOps,
@@ -171,8 +226,13 @@ try {
     bdevs.push(...made);
   }
   result.attached = [...disks.describe('nvme'), ...disks.describe('virtio')];
+  // On a slow machine resets at a fixed pace would leave no time for anything else.
+  let seen = -1;
   const timer = options.reset
     ? setInterval(() => {
+        if (now.ends === seen) return;
+        seen = now.ends;
+        now.resets++;
         for (const kind of ['nvme', 'virtio']) for (const name of disks.names(kind)) disks.reset(kind, name);
       }, options.reset)
     : undefined;
@@ -182,6 +242,8 @@ try {
 } catch (error) {
   result.error = error.stack;
 }
+now.step = 'closing';
+now.lastEnd = Date.now();
 loop.close();
 await disks.close();
 result.told = told;
