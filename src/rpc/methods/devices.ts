@@ -7,14 +7,31 @@ import { accessMode, deviceName, pciAddress } from './fields.ts';
 
 /** Methods about devices that the target drives by itself: NVMe controllers and virtio-scsi adapters. */
 
-const PCIE = /^pcie$/i;
-
+const transport = () => z.string().regex(/^pcie$/i, 'PCIe, the only transport there is');
 const queues = () => z.int().min(1).max(64).optional();
-const ringSize = () => z.int().min(8).max(1024).optional();
-const timeout = () => z.int().min(100).max(3_600_000).optional();
 /** As long as a Unix socket's path may be. */
 const socketPath = () => z.string().min(1).max(107);
 const BIND = '; `vvu-target setup bind` takes it from its kernel driver';
+const DISKS = 'array of the names of its disks';
+
+/** What can be said of any device that is attached. */
+const DRIVING = {
+  timeout_ms: z
+    .int()
+    .min(100)
+    .max(3_600_000)
+    .optional()
+    .describe('milliseconds until a command is aborted (default 30000)'),
+  access_mode: accessMode()
+    .optional()
+    .describe('vfio, vfio-iommufd, vfio-noiommu or sysfs, instead of what fits how the function is bound'),
+};
+/** And of any virtio-scsi adapter. */
+const ADAPTER_NAME = deviceName().describe('name of the adapter; the disk of target 0 is NAMEt0');
+const VIRTQUEUES = {
+  vq_count: queues().describe('request queues; without it one a reactor and one for scans'),
+  vq_size: z.int().min(8).max(1024).optional().describe('entries of a queue (default 128)'),
+};
 
 function resetMethod(kind: DeviceKind, name: string, what: string): Method {
   return method({
@@ -35,15 +52,12 @@ export const deviceMethods: readonly Method[] = [
     summary: 'Take an NVMe controller (a PCI function of this machine) and make a disk of each of its namespaces.',
     params: z.strictObject({
       name: deviceName().describe('name of the controller; its disks are NAMEn1, NAMEn2, ...'),
-      trtype: z.string().regex(PCIE, 'PCIe, the only transport there is').describe('PCIe'),
+      trtype: transport().describe('PCIe'),
       traddr: pciAddress().describe(`PCI address, as 0000:00:06.0${BIND}`),
       num_io_queues: queues().describe('I/O queue pairs; without it one a reactor'),
-      timeout_ms: timeout().describe('milliseconds until a command is aborted (default 30000)'),
-      access_mode: accessMode()
-        .optional()
-        .describe('vfio, vfio-iommufd, vfio-noiommu or sysfs, instead of what fits how the function is bound'),
+      ...DRIVING,
     }),
-    result: 'array of the names of its disks',
+    result: DISKS,
     changesConfig: true,
     handler: (p, { target }) =>
       target.devices.attachNvme({
@@ -60,7 +74,7 @@ export const deviceMethods: readonly Method[] = [
       'Give an NVMe controller back. Its disks are removed first, as by bdev_malloc_delete; the answer comes when the device is quiet.',
     params: z.strictObject({
       name: deviceName().describe('name of the controller'),
-      trtype: z.string().regex(PCIE, 'PCIe, the only transport there is').optional().describe('PCIe'),
+      trtype: transport().optional().describe('PCIe'),
       traddr: pciAddress().optional().describe('PCI address; when given, it must be that of the controller'),
     }),
     result: 'true',
@@ -84,18 +98,14 @@ export const deviceMethods: readonly Method[] = [
     names: ['bdev_virtio_attach_controller', 'construct_virtio_dev'],
     summary: 'Take a virtio-scsi adapter and make a disk of each logical unit behind it.',
     params: z.strictObject({
-      name: deviceName().describe('name of the adapter; the disk of target 0 is NAMEt0'),
+      name: ADAPTER_NAME,
       trtype: z.enum(['pci', 'user']).describe('pci, or user: a vhost-user-scsi back end on a Unix socket'),
       traddr: z.string().min(1).max(107).describe(`pci: PCI address, as 0000:00:05.0${BIND}; user: path of the socket`),
       dev_type: z.enum(['scsi']).describe('scsi'),
-      vq_count: queues().describe('request queues; without it one a reactor and one for scans'),
-      vq_size: ringSize().describe('entries of a queue (default 128)'),
-      timeout_ms: timeout().describe('milliseconds until a command is aborted (default 30000)'),
-      access_mode: accessMode()
-        .optional()
-        .describe('vfio, vfio-iommufd, vfio-noiommu or sysfs, instead of what fits how the function is bound'),
+      ...VIRTQUEUES,
+      ...DRIVING,
     }),
-    result: 'array of the names of its disks',
+    result: DISKS,
     changesConfig: true,
     handler: (p, { target }) =>
       target.devices.attachVirtio({
@@ -113,9 +123,9 @@ export const deviceMethods: readonly Method[] = [
     summary: 'As bdev_virtio_attach_controller for a PCI function, in its oldest form.',
     params: z.strictObject({
       pci_address: pciAddress().describe('PCI address, as 0000:00:05.0'),
-      name: deviceName().describe('name of the adapter; the disk of target 0 is NAMEt0'),
+      name: ADAPTER_NAME,
     }),
-    result: 'array of the names of its disks',
+    result: DISKS,
     changesConfig: true,
     handler: ({ pci_address, name }, { target }) =>
       target.devices.attachVirtio({ name, trtype: 'pci', traddr: pci_address }),
@@ -125,11 +135,10 @@ export const deviceMethods: readonly Method[] = [
     summary: 'As bdev_virtio_attach_controller for a vhost-user back end, in its oldest form.',
     params: z.strictObject({
       path: socketPath().describe('path of the socket'),
-      name: deviceName().describe('name of the adapter; the disk of target 0 is NAMEt0'),
-      vq_count: queues().describe('request queues; without it one a reactor and one for scans'),
-      vq_size: ringSize().describe('entries of a queue (default 128)'),
+      name: ADAPTER_NAME,
+      ...VIRTQUEUES,
     }),
-    result: 'array of the names of its disks',
+    result: DISKS,
     changesConfig: true,
     handler: (p, { target }) =>
       target.devices.attachVirtio({
