@@ -16,6 +16,9 @@ const GO_MS = 10_000;
 /** It may again at this part of the time that passes. */
 const REFILL = 1 / 20;
 
+/** After a refusal for want of memory, what is no smaller is refused unseen for so long: a table of thousands comes in one go. Milliseconds. */
+const REFUSED_MS = 100;
+
 /** What is asked of the machine; tests have one of their own. */
 export interface Surroundings {
   ram(): Ram | null;
@@ -40,6 +43,8 @@ export class DmaAllowance {
   private readonly around: Surroundings;
   private left = GO_MS;
   private seen: number;
+  /** The last refusal for want of memory. */
+  private refused = { until: 0, bytes: 0, reason: '' };
 
   constructor(around: Surroundings = MACHINE) {
     this.around = around;
@@ -66,10 +71,17 @@ export class DmaAllowance {
     }
     // The kernel reserved them for their owner when it mapped them.
     if (this.around.inHugePages(memory)) return null;
+    const { until, bytes, reason } = this.refused;
+    if (this.around.now() < until && memory.length >= bytes) return reason;
     const ram = this.around.ram();
     if (ram === null) return null;
     const most = Math.max(0, ram.available - ram.total * LEFT);
     if (memory.length <= most || this.around.absent(memory, most) <= most) return null;
-    return `pinning it would leave less than a quarter of this machine's ${mib(ram.total)} of memory: ${mib(ram.available)} are available`;
+    this.refused = {
+      until: this.around.now() + REFUSED_MS,
+      bytes: memory.length,
+      reason: `pinning it would leave less than a quarter of this machine's ${mib(ram.total)} of memory: ${mib(ram.available)} are available`,
+    };
+    return this.refused.reason;
   }
 }
