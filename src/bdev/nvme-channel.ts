@@ -14,10 +14,10 @@ import { buildPrp, buildSgl, MAX_DESCRIBED, type PointerPlace } from '../nvme/da
 import { NvmeIoQueue } from '../nvme/io-queue.ts';
 import type { NvmeShare } from '../nvme/share.ts';
 import { NvmeStatus } from '../nvme/status.ts';
-import { Ended, type QueueClient, type QueueLoop } from '../pci/reactor-queue.ts';
+import { Ended, type QueueLoop } from '../pci/reactor-queue.ts';
 import { BdevOp, type BdevShare, BdevStatus } from './bdev.ts';
-import { CommandChannel, type CommandLimits } from './command-channel.ts';
-import { BdevError } from './errors.ts';
+import type { CommandLimits } from './command-channel.ts';
+import { checkBlockSize, QueueChannel, queueFor } from './queue-channel.ts';
 
 /** A reactor's way to an NVMe namespace, over the reactor's queue pair of the controller. */
 
@@ -78,8 +78,7 @@ function limitsOf(data: NvmeBdevShare, blockSize: number): CommandLimits {
   const zero = limits.writeZeroes
     ? Math.min(MAX_BLOCKS, Math.floor(Math.min(limits.maxTransfer, 2 ** 40) / blockSize))
     : 0;
-  if (bounceBytes % blockSize !== 0)
-    throw new BdevError('ENOTSUP', `blocks of ${blockSize} bytes do not fit the bounce buffers`);
+  checkBlockSize(blockSize, bounceBytes);
   return {
     maxTransfer: transfer - (transfer % blockSize),
     maxZeroBlocks: zero,
@@ -90,8 +89,7 @@ function limitsOf(data: NvmeBdevShare, blockSize: number): CommandLimits {
   };
 }
 
-export class NvmeChannel extends CommandChannel implements QueueClient {
-  readonly queue: NvmeIoQueue;
+export class NvmeChannel extends QueueChannel<NvmeIoQueue> {
   private readonly nsid: number;
   private readonly unmapByZeroes: boolean;
   private readonly place: PointerPlace;
@@ -101,48 +99,22 @@ export class NvmeChannel extends CommandChannel implements QueueClient {
 
   constructor(share: BdevShare, queue: NvmeIoQueue) {
     const data = share.data as NvmeBdevShare;
-    super(
-      share,
-      limitsOf(data, share.info.blockSize),
-      queue.pair.depth,
-      queue.bounce,
-      data.controller.bounceBytes,
-      data.dmaTable,
-    );
-    this.queue = queue;
+    super(share, limitsOf(data, share.info.blockSize), queue, data.controller.bounceBytes, data.dmaTable);
     this.nsid = data.nsid;
     this.unmapByZeroes = data.unmapByZeroes;
     this.words = queue.pair.words;
     this.place = { words: queue.pair.words, lists: queue.lists };
     const { sgl } = data.controller.limits;
     this.sglAlignment = sgl === 'byte' ? 1 : sgl === 'dword' ? 4 : 0;
-    queue.attach(this);
   }
 
-  poll(): number {
-    return this.queue.poll();
-  }
-
-  /** QueueClient: from the queue pair. */
   commandDone(cid: number, status: number): void {
     this.ended(cid, STATUS.get(status) ?? BdevStatus.IO_ERROR);
-  }
-
-  protected now(): number {
-    return this.queue.now;
-  }
-
-  protected health(): BdevStatus {
-    return this.queue.dead === 0 ? BdevStatus.OK : (STATUS.get(this.queue.dead) ?? BdevStatus.IO_ERROR);
   }
 
   protected takeSlot(op: BdevOp): number {
     const opcode = op === BdevOp.UNMAP && this.unmapByZeroes ? NvmOpcode.WRITE_ZEROES : OPCODE[op];
     return this.queue.allocate(opcode, this.nsid);
-  }
-
-  protected dropSlot(slot: number): void {
-    this.queue.pair.unallocate(slot);
   }
 
   protected describe(slot: number, _op: BdevOp, sg: SgList, at: SgCursor, bytes: number): number {
@@ -191,32 +163,13 @@ export class NvmeChannel extends CommandChannel implements QueueClient {
     this.words[base + SqeWord.CDW10] = 0; // one range, 0's based
     this.words[base + SqeWord.CDW11] = DSM_ATTRIBUTE_DEALLOCATE;
   }
-
-  protected takeBounce(): number {
-    return this.queue.takeBounce();
-  }
-
-  protected giveBounce(offset: number): void {
-    this.queue.giveBounce(offset);
-  }
-
-  protected abort(): void {
-    this.queue.abortAll(this);
-  }
-
-  protected release(): void {
-    this.queue.close(this);
-  }
 }
 
 /** @throws BdevError when no queue pair is free */
 export function openNvmeChannel(share: BdevShare, loop: QueueLoop): NvmeChannel {
   const data = share.data as NvmeBdevShare;
-  let queue: NvmeIoQueue;
-  try {
-    queue = NvmeIoQueue.open(data.controller, loop);
-  } catch (error) {
-    throw new BdevError('EBUSY', `disk ${share.info.name}: ${(error as Error).message}`);
-  }
-  return new NvmeChannel(share, queue);
+  return new NvmeChannel(
+    share,
+    queueFor(share, () => NvmeIoQueue.open(data.controller, loop)),
+  );
 }

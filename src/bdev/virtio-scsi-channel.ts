@@ -1,12 +1,12 @@
 import { ioAddressOf, ioRunBytes } from '../memory/io-address.ts';
 import type { SgCursor } from '../memory/sg-cursor.ts';
 import type { SgList } from '../memory/sg-list.ts';
-import { Ended, type QueueClient, type QueueLoop } from '../pci/reactor-queue.ts';
+import { Ended, type QueueLoop } from '../pci/reactor-queue.ts';
 import { SenseKey } from '../scsi/sense.ts';
 import { VirtioScsiResponse } from '../virtio/scsi-device.ts';
 import { BdevOp, type BdevShare, BdevStatus } from './bdev.ts';
-import { CommandChannel, type CommandLimits } from './command-channel.ts';
-import { BdevError } from './errors.ts';
+import type { CommandLimits } from './command-channel.ts';
+import { checkBlockSize, QueueChannel, queueFor } from './queue-channel.ts';
 import {
   get32,
   get64,
@@ -44,8 +44,7 @@ const LOOK_MS = 1000;
 const CAPACITY_BYTES = 32;
 
 function limitsOf(unit: UnitShare, bounceBytes: number, blockSize: number): CommandLimits {
-  if (bounceBytes % blockSize !== 0)
-    throw new BdevError('ENOTSUP', `blocks of ${blockSize} bytes do not fit the bounce buffers`);
+  checkBlockSize(blockSize, bounceBytes);
   return {
     maxTransfer: unit.maxTransfer - (unit.maxTransfer % blockSize),
     maxZeroBlocks: unit.maxSameBlocks,
@@ -56,8 +55,7 @@ function limitsOf(unit: UnitShare, bounceBytes: number, blockSize: number): Comm
   };
 }
 
-export class VirtioScsiChannel extends CommandChannel implements QueueClient {
-  readonly queue: ScsiRequestQueue;
+export class VirtioScsiChannel extends QueueChannel<ScsiRequestQueue> {
   private readonly unit: UnitShare;
   private readonly state: UnitState;
   private readonly bounceOnly: boolean;
@@ -70,19 +68,10 @@ export class VirtioScsiChannel extends CommandChannel implements QueueClient {
   constructor(share: BdevShare, queue: ScsiRequestQueue, loop: QueueLoop) {
     const data = share.data as VirtioScsiShare;
     const { bounceBytes } = data.adapter;
-    super(
-      share,
-      limitsOf(data.unit, bounceBytes, share.info.blockSize),
-      queue.pair.depth,
-      queue.bounce,
-      bounceBytes,
-      data.dmaTable,
-    );
-    this.queue = queue;
+    super(share, limitsOf(data.unit, bounceBytes, share.info.blockSize), queue, bounceBytes, data.dmaTable);
     this.unit = data.unit;
     this.state = new UnitState(data.unit.state);
     this.bounceOnly = data.adapter.bounceOnly;
-    queue.attach(this);
     queue.onUnit(data.unit.target, data.unit.lun, (code) => this.attention(code));
     const tick = () => {
       if (this.state.takeLook()) this.lookWanted = true;
@@ -92,25 +81,8 @@ export class VirtioScsiChannel extends CommandChannel implements QueueClient {
     this.timer = loop.after(LOOK_MS, tick);
   }
 
-  poll(): number {
-    return this.queue.poll();
-  }
-
-  protected now(): number {
-    return this.queue.now;
-  }
-
-  protected health(): BdevStatus {
-    if (this.queue.dead === 0) return BdevStatus.OK;
-    return this.queue.dead === Ended.REMOVED ? BdevStatus.REMOVED : BdevStatus.IO_ERROR;
-  }
-
   protected takeSlot(): number {
     return this.queue.allocate();
-  }
-
-  protected dropSlot(slot: number): void {
-    this.queue.pair.unallocate(slot);
   }
 
   protected describe(slot: number, _op: BdevOp, sg: SgList, at: SgCursor, bytes: number): number {
@@ -178,7 +150,6 @@ export class VirtioScsiChannel extends CommandChannel implements QueueClient {
     this.queue.submit(slot, this.unit.target, this.unit.lun, op !== BdevOp.READ, this);
   }
 
-  /** QueueClient: from the ring. */
   commandDone(slot: number, status: number, result: number): void {
     if (slot === this.looking) this.looked(status);
     else this.ended(slot, this.statusOf(slot, status, result));
@@ -228,22 +199,10 @@ export class VirtioScsiChannel extends CommandChannel implements QueueClient {
     }
   }
 
-  protected takeBounce(): number {
-    return this.queue.takeBounce();
-  }
-
-  protected giveBounce(offset: number): void {
-    this.queue.giveBounce(offset);
-  }
-
-  protected abort(): void {
-    this.queue.abortAll(this);
-  }
-
-  protected release(): void {
+  protected override release(): void {
     this.timer.cancel();
     this.queue.offUnit(this.unit.target, this.unit.lun);
-    this.queue.close(this);
+    super.release();
   }
 
   // The size, when it changes.
@@ -299,11 +258,6 @@ export class VirtioScsiChannel extends CommandChannel implements QueueClient {
 /** @throws BdevError when no request queue is free */
 export function openVirtioScsiChannel(share: BdevShare, loop: QueueLoop): VirtioScsiChannel {
   const data = share.data as VirtioScsiShare;
-  let queue: ScsiRequestQueue;
-  try {
-    queue = ScsiRequestQueue.open(data.adapter, loop);
-  } catch (error) {
-    throw new BdevError('EBUSY', `disk ${share.info.name}: ${(error as Error).message}`);
-  }
+  const queue = queueFor(share, () => ScsiRequestQueue.open(data.adapter, loop));
   return new VirtioScsiChannel(share, queue, loop);
 }

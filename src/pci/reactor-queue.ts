@@ -32,6 +32,8 @@ export interface CommandRing {
   /** Where idle rings stand, for the queue's next owner. */
   readonly position: readonly number[];
   isBusy(slot: number): boolean;
+  /** Give back a slot that was allocated and not submitted. */
+  unallocate(slot: number): void;
   /** Tell the device of what was submitted. */
   ring(): void;
   /** Take completions. @returns how many */
