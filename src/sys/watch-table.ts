@@ -53,6 +53,8 @@ export class WatchTable {
   private readonly free: number[] = [];
   private generation = 0;
   private needsRebuild = false;
+  /** The last attempt failed, and was reported. */
+  private rebuildFailed = false;
   /** Called with each handler's failure. */
   private readonly onError: (error: unknown) => void;
   /** Called before `epollFd` changes: nobody may go on using the old one. */
@@ -80,7 +82,11 @@ export class WatchTable {
     let error = this.epoll.add(fd, events, index, slot.generation);
     if (error === ERRNO.EEXIST && (stale === undefined || this.needsRebuild)) {
       // Left behind by a descriptor that was closed before its watch, and came back.
-      this.rebuild();
+      const failure = this.rebuild();
+      if (failure !== null) {
+        this.free.push(index);
+        throw failure;
+      }
       error = this.epoll.add(fd, events, index, slot.generation);
     }
     if (error !== 0) {
@@ -122,8 +128,15 @@ export class WatchTable {
 
   /** Block for at most `timeoutMs`, and keep the events for `dispatch`. @returns how many */
   wait(timeoutMs: number): number {
-    if (this.needsRebuild) this.rebuild();
+    if (this.needsRebuild) this.tryRebuild();
     return this.epoll.wait(timeoutMs);
+  }
+
+  /** Without a descriptor for it the old set goes on: what it reports for nobody costs time, and the next wait tries again. */
+  private tryRebuild(): void {
+    const failure = this.rebuild();
+    if (failure !== null && !this.rebuildFailed) this.onError(failure);
+    this.rebuildFailed = failure !== null;
   }
 
   /** Call the handlers of the `count` events of the last wait. */
@@ -139,9 +152,14 @@ export class WatchTable {
     }
   }
 
-  private rebuild(): void {
+  /** @returns why there is no fresh set; then nothing is changed */
+  private rebuild(): Error | null {
     const old = this.epoll;
-    this.epoll = new Epoll();
+    try {
+      this.epoll = new Epoll();
+    } catch (error) {
+      return error as Error;
+    }
     this.onReplace();
     old.close();
     this.needsRebuild = false;
@@ -152,6 +170,7 @@ export class WatchTable {
         this.onError(new SysError('epoll_ctl', error, `descriptor ${slot.fd} was closed before its watch`));
       }
     }
+    return null;
   }
 
   close(): void {

@@ -123,6 +123,13 @@ export class Target {
     const files = options.reservations === undefined ? undefined : await reservationFiles(options.reservations);
     const cpus = parseCpuMask(options.mask ?? `[${allowedCpus()[0]}]`);
     if (options.singleThread) {
+      if (cpus.length > 1) {
+        const mask = formatCpuMask(cpus);
+        throw new TargetError(
+          'EINVAL',
+          `CPU mask ${mask}: with --single-thread there is one reactor, on the main thread; name one CPU, or leave out -m`,
+        );
+      }
       // Else this thread needs nothing of what reactors are made of.
       const { LocalReactor } = await import('./local-reactor.ts');
       return new Target(options, [new LocalReactor(cpus[0], { poll, spinMicroseconds })], files);

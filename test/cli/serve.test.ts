@@ -172,6 +172,10 @@ test('mistakes are told in one line: what, where, what next', async () => {
   const file = join(newFolder(), 'file');
   writeFileSync(file, '');
   await Promise.all([
+    mistake(
+      ['-m', '0x3', '--single-thread', ...r()],
+      /^vvu-target: CPU mask 0x3: with --single-thread there is one reactor.*; name one CPU, or leave out -m/,
+    ),
     mistake(['-m', 'zz', ...r()], /^vvu-target: CPU mask "zz": not a hexadecimal number; write 0x3/),
     mistake(
       ['-m', '0x8000000000000000', ...r()],

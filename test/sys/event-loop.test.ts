@@ -1,9 +1,10 @@
 import { MessageChannel } from 'node:worker_threads';
-import { EPOLL } from '../../src/sys/constants.ts';
+import { EPOLL, O } from '../../src/sys/constants.ts';
 import type { SysError } from '../../src/sys/errno.ts';
 import { EventLoop, type EventLoopOptions, type Poller } from '../../src/sys/event-loop.ts';
 import { EventFd } from '../../src/sys/eventfd.ts';
-import { closeAll, Fd } from '../../src/sys/fd.ts';
+import { closeAll, Fd, open } from '../../src/sys/fd.ts';
+import { getLimit, setLimit } from '../../src/sys/limits.ts';
 import { memfd } from '../../src/sys/mapping.ts';
 import { sendWithFds, socketPair } from '../../src/sys/socket.ts';
 import { startWorker } from '../../src/sys/worker.ts';
@@ -232,6 +233,56 @@ test('a descriptor closed before its watch, whose file lives on elsewhere, does 
     closeAll([peer, other.fd]);
     again?.close();
   }
+});
+
+test('no descriptor is left for a fresh set: the loop goes on with the old one, and says so once', () => {
+  const errors: SysError[] = [];
+  const loop = makeLoop({ onError: (e) => errors.push(e as SysError) });
+  const other = new EventFd();
+  let others = 0;
+  loop.watch(other.fd.number, () => {
+    others++;
+    other.drain();
+  });
+  const event = new EventFd();
+  const { number } = event.fd;
+  const peer = event.fd.duplicate();
+  const watch = loop.watch(number, () => assert.unreachable());
+  event.signal();
+  event.close(); // the wrong order
+  watch.close();
+  const limit = getLimit('NOFILE');
+  setLimit('NOFILE', { ...limit, soft: 64 });
+  const all: Fd[] = [];
+  try {
+    assert.throws(() => {
+      for (;;) all.push(open('/dev/null', O.RDONLY));
+    }, /EMFILE/);
+    other.signal();
+    for (let i = 0; i < 3; i++) loop.turn(0);
+    assert.is(others, 1);
+    assert.equal(
+      errors.map((e) => e.code),
+      ['EMFILE'],
+    );
+    // It comes back under a number that the old set knows: who watches it is told.
+    all.find((fd) => fd.number === number)?.close();
+    const back = peer.duplicate();
+    assert.is(back.number, number);
+    assert.throws(() => loop.watch(number, () => {}), /EMFILE/);
+    back.close();
+  } finally {
+    closeAll(all);
+    setLimit('NOFILE', limit);
+  }
+  loop.turn(0);
+  assert.is(loop.turn(20), false, 'it sleeps again');
+  other.signal();
+  loop.turn(0);
+  assert.is(others, 2);
+  assert.is(errors.length, 1);
+  loop.close();
+  closeAll([peer, other.fd]);
 });
 
 test('the same file received again under the number of one closed before its watch', () => {
