@@ -1,7 +1,7 @@
 import type { ControlLoop } from '../pci/control-loop.ts';
-import { BoardState, QueueBoard } from '../pci/queue-board.ts';
+import { DeviceQueues } from '../pci/device-queues.ts';
+import type { QueueBoard } from '../pci/queue-board.ts';
 import { Ended } from '../pci/reactor-queue.ts';
-import { EventFd } from '../sys/eventfd.ts';
 import { logger } from '../sys/log.ts';
 import { AdminCommands } from './admin-commands.ts';
 import { type Capabilities, queuesInBar, readCapabilities } from './capabilities.ts';
@@ -96,14 +96,9 @@ export class NvmeController {
   private readonly loop: ControlLoop;
   private readonly listener: ControllerListener;
   private readonly options: Required<NvmeControllerOptions>;
-  private readonly bell = new EventFd();
-  private readonly adminWake = new EventFd();
-  private readonly watches: { close(): void }[] = [];
+  private readonly queues = new DeviceQueues<QueueMemory>();
   private caps: Capabilities | null = null;
   private admin: AdminCommands | null = null;
-  private board: QueueBoard | null = null;
-  private queues: QueueMemory[] = [];
-  private interrupts = false;
   private deadline = Number.POSITIVE_INFINITY;
   private timer: { cancel(): void } | null = null;
   private nextTick = Number.POSITIVE_INFINITY;
@@ -141,14 +136,7 @@ export class NvmeController {
   start(done: (error: Error | null) => void): void {
     if (this.state !== 'new') throw new Error(`${this.name}: started twice`);
     this.whenStarted = done;
-    for (const event of [this.bell, this.adminWake]) {
-      this.watches.push(
-        this.loop.watch(event.fd.number, () => {
-          event.drain();
-          this.tick();
-        }),
-      );
-    }
+    this.queues.listen(this.loop, () => this.tick());
     this.device.onRemovalRequest(() => this.lose('removed', 'the host asks for the device back'));
     this.state = 'check';
     this.schedule();
@@ -185,28 +173,29 @@ export class NvmeController {
 
   /** For a reactor: everything to take a queue pair. @throws Error unless the controller works, or will again */
   share(): NvmeShare {
-    if (this.board === null || this.info === null || this.state === 'off') {
+    const { board, bellFd, list, interrupts } = this.queues;
+    if (board === null || this.info === null || this.state === 'off') {
       throw new Error(`${this.name}: the controller is ${this.state}`);
     }
     return {
       key: this.key,
       name: this.name,
-      board: this.board.shared,
+      board: board.shared,
       bar: this.device.shareBar(),
-      bellFd: this.bell.fd.number,
+      bellFd,
       bounceBytes: BOUNCE_BYTES,
       timeoutMs: this.options.timeoutMs,
       limits: this.info,
-      queues: this.queues.map((q) => q.share(this.interrupts)),
+      queues: list.map((q) => q.share(interrupts)),
     };
   }
 
   get queueCount(): number {
-    return this.queues.length;
+    return this.queues.list.length;
   }
 
   get usesInterrupts(): boolean {
-    return this.interrupts;
+    return this.queues.interrupts;
   }
 
   get ended(): boolean {
@@ -287,7 +276,7 @@ export class NvmeController {
       case 'features':
         return 2 * adminTimeoutMs;
       case 'create':
-        return (1 + 2 * this.queues.length) * adminTimeoutMs;
+        return (1 + 2 * this.queueCount) * adminTimeoutMs;
       case 'scan':
         return (2 + 2 * MAX_NAMESPACES) * adminTimeoutMs;
       case 'hold':
@@ -318,7 +307,7 @@ export class NvmeController {
         this.features();
         return;
       case 'create':
-        for (const queue of this.queues) queue.clear();
+        for (const queue of this.queues.list) queue.clear();
         this.create(0);
         return;
       case 'scan':
@@ -352,7 +341,7 @@ export class NvmeController {
         if (this.registers.field('CSTS', 'RDY') === 1) this.enter('identify');
         return;
       case 'hold':
-        if (this.board === null || this.board.unacknowledged().length === 0) this.held();
+        if (this.queues.unacknowledged.length === 0) this.held();
         return;
       case 'shutdown':
         if (this.registers.field('CSTS', 'SHST') === SHST_COMPLETE) {
@@ -372,7 +361,7 @@ export class NvmeController {
       this.reset('controller fatal status (CSTS.CFS)');
       return;
     }
-    const board = this.board as QueueBoard;
+    const board = this.queues.board as QueueBoard;
     if (board.takeResetAsked()) {
       this.reset('a queue asked for it: a command was answered wrongly or not at all');
       return;
@@ -385,7 +374,7 @@ export class NvmeController {
       this.stats.aborts++;
       this.abortsOut++;
       // Whether it helped shows in the queue: the command comes back, or its reactor asks for a reset.
-      this.admin?.abort(this.queues[queue]?.id ?? 0, cid, (status) => {
+      this.admin?.abort(this.queues.list[queue]?.id ?? 0, cid, (status) => {
         if (status <= 0x7ff) this.abortsOut--;
       });
     }
@@ -399,7 +388,7 @@ export class NvmeController {
     const limit = this.limitMs(state);
     this.deadline = Number.POSITIVE_INFINITY;
     if (state === 'hold') {
-      const open = (this.board?.unacknowledged() ?? []).map((q) => q + 1).join(', ');
+      const open = this.queues.unacknowledged.map((q) => q + 1).join(', ');
       this.lose('failed', `reactors did not let go of queues ${open} in ${limit} ms`);
       return;
     }
@@ -421,8 +410,7 @@ export class NvmeController {
   }
 
   private hold(): void {
-    this.board?.hold();
-    this.wakeQueues();
+    this.queues.hold();
     this.enter('hold');
   }
 
@@ -457,8 +445,7 @@ export class NvmeController {
     this.state = state;
     this.schedule();
     this.device.quiet();
-    this.board?.end(state === 'failed' ? BoardState.FAILED : BoardState.REMOVED);
-    this.wakeQueues();
+    this.queues.end(state);
     this.admin?.queue.abandon(state === 'failed' ? Ended.FAILED : Ended.REMOVED, this.loop.now);
     const started = this.whenStarted;
     this.whenStarted = null;
@@ -473,17 +460,10 @@ export class NvmeController {
     this.device.quiet();
     if (!this.ended) this.state = 'off';
     this.schedule();
-    for (const watch of this.watches.splice(0)) watch.close();
-    for (const queue of this.queues.splice(0)) queue.free();
+    this.queues.free();
     this.admin?.free();
     this.admin = null;
-    this.bell.close();
-    this.adminWake.close();
     for (const off of this.whenOff.splice(0)) off();
-  }
-
-  private wakeQueues(): void {
-    for (const queue of this.queues) queue.wake.signal();
   }
 
   // The steps of a start.
@@ -528,9 +508,9 @@ export class NvmeController {
     const wanted = Math.max(1, Math.min(this.options.ioQueues, bar, MAX_QUEUES));
     this.admin?.setQueueCount(wanted, (status, granted) => {
       if (!this.went('set number of queues', status)) return;
-      if (this.board === null) this.makeQueues(granted);
-      else if (granted < this.queues.length) {
-        return this.lose('failed', `after a reset it grants ${granted} I/O queues, ${this.queues.length} are in use`);
+      if (this.queues.board === null) this.makeQueues(granted);
+      else if (granted < this.queueCount) {
+        return this.lose('failed', `after a reset it grants ${granted} I/O queues, ${this.queueCount} are in use`);
       }
       this.enter('create');
     });
@@ -540,25 +520,22 @@ export class NvmeController {
     const caps = this.caps as Capabilities;
     const { dma, vectors } = this.device;
     const entries = Math.max(2, Math.min(this.options.entries, caps.maxEntries));
-    // Vector 0 is the admin queue's. Where there are too few for all, those that exist serve so many queues.
-    this.interrupts = vectors >= 2;
-    const count = this.interrupts ? Math.min(granted, vectors - 1) : granted;
+    const { queues } = this;
+    const count = queues.count(granted, vectors);
     for (let id = 1; id <= count; id++) {
-      this.queues.push(new QueueMemory(id, entries, this.options.bounceBuffers, caps.doorbellStride, dma));
+      queues.list.push(new QueueMemory(id, entries, this.options.bounceBuffers, caps.doorbellStride, dma));
     }
-    this.board = QueueBoard.create(count, entries - 1);
-    if (vectors === 0) return;
-    const queueFds = this.interrupts ? this.queues.map((q) => q.wake.fd.number) : [];
-    this.device.connectInterrupts([this.adminWake.fd.number, ...queueFds]);
+    queues.open(entries - 1);
+    if (vectors > 0) this.device.connectInterrupts([queues.mainFd, ...queues.queueFds]);
   }
 
   private create(index: number): void {
-    const queue = this.queues[index];
+    const queue = this.queues.list[index];
     if (queue === undefined) {
       this.enter('scan');
       return;
     }
-    this.admin?.createQueue(queue, this.interrupts, (what, status) => {
+    this.admin?.createQueue(queue, this.usesInterrupts, (what, status) => {
       if (this.went(what, status)) this.create(index + 1);
     });
   }
@@ -583,8 +560,7 @@ export class NvmeController {
     this.reason = this.stats.resets === 0 ? '' : this.reason;
     if (this.info?.namespaceNotices) this.admin?.wantNamespaceNotices();
     this.admin?.events.start();
-    this.board?.run();
-    this.wakeQueues();
+    this.queues.run();
     const started = this.whenStarted;
     this.whenStarted = null;
     if (started !== null) started(null);
@@ -602,12 +578,12 @@ export class NvmeController {
     return {
       state: this.state,
       reason: this.reason,
-      interrupts: this.interrupts,
+      interrupts: this.usesInterrupts,
       ...this.stats,
       refused: this.refused,
       registers: this.ended ? {} : this.registers.dump(),
       admin: this.admin?.queue.dump() ?? {},
-      queues: this.queues.map((q, i) => ({ id: q.id, entries: q.entries, claimed: this.board?.isClaimed(i) ?? false })),
+      queues: this.queues.list.map((q, i) => ({ id: q.id, entries: q.entries, claimed: this.queues.isClaimed(i) })),
     };
   }
 }

@@ -1,7 +1,7 @@
 import type { ControlLoop } from '../../pci/control-loop.ts';
-import { BoardState, QueueBoard } from '../../pci/queue-board.ts';
+import { DeviceQueues } from '../../pci/device-queues.ts';
+import type { QueueBoard } from '../../pci/queue-board.ts';
 import type { QueueLoop } from '../../pci/reactor-queue.ts';
-import { EventFd } from '../../sys/eventfd.ts';
 import { logger } from '../../sys/log.ts';
 import { featureMask, featureNames, hasFeature, VirtioFeature } from '../../virtio/features.ts';
 import {
@@ -88,16 +88,11 @@ export class VirtioScsiAdapter {
   private readonly loop: ControlLoop & QueueLoop;
   private readonly listener: AdapterListener;
   private readonly options: Required<AdapterOptions>;
-  private readonly bell = new EventFd();
-  private readonly mainWake = new EventFd();
-  private readonly watches: { close(): void }[] = [];
+  private readonly queues = new DeviceQueues<RequestQueueMemory>();
   private features = 0n;
   private plan: QueuePlan | null = null;
   private control: ControlQueues | null = null;
-  private queues: RequestQueueMemory[] = [];
   private bells: BellShare[] = [];
-  private board: QueueBoard | null = null;
-  private interrupts = false;
   private timer: { cancel(): void } | null = null;
   private failures = 0;
   private closing = false;
@@ -124,14 +119,7 @@ export class VirtioScsiAdapter {
 
   /** Bring it up. @throws Error; everything but the transport is released then */
   async start(): Promise<void> {
-    for (const event of [this.bell, this.mainWake]) {
-      this.watches.push(
-        this.loop.watch(event.fd.number, () => {
-          event.drain();
-          this.tick();
-        }),
-      );
-    }
+    this.queues.listen(this.loop, () => this.tick());
     this.transport.onLost(this.loop, (reason) => this.lose('removed', reason));
     try {
       await this.bringUp();
@@ -146,11 +134,11 @@ export class VirtioScsiAdapter {
     const { transport } = this;
     await transport.reset();
     const features = await transport.negotiate(WANTED);
-    if (this.board !== null && features !== this.features) {
+    if (this.queues.board !== null && features !== this.features) {
       throw new Error(`${this.name}: after a reset it offers other features (${featureNames(features).join(', ')})`);
     }
     this.features = features;
-    if (this.board === null) await this.makeQueues();
+    if (this.queues.board === null) await this.makeQueues();
     await this.enableQueues();
     await transport.start();
     this.control?.fill();
@@ -158,14 +146,13 @@ export class VirtioScsiAdapter {
 
   /** The first time: what the device has, and memory for as much of it as we use. */
   private async makeQueues(): Promise<void> {
-    const { transport, options } = this;
+    const { transport, options, queues } = this;
     const config = parseConfig(await transport.readConfig());
     const virtqueues = await transport.queueCount();
     const there = Math.min(config.numQueues, virtqueues - VirtioScsiQueue.FIRST_REQUEST);
     if (there < 1) throw new Error(`${this.name}: it has ${virtqueues} queues; a SCSI adapter has three or more`);
-    this.interrupts = transport.vectors >= 2;
     const wanted = Math.min(there, Math.max(1, options.queues), MAX_QUEUES);
-    const count = this.interrupts ? Math.min(wanted, transport.vectors - 1) : wanted;
+    const count = queues.count(wanted, transport.vectors);
     const largest = await transport.queueSize(VirtioScsiQueue.FIRST_REQUEST);
     if (largest < 2) throw new Error(`${this.name}: its request queue has room for ${largest} descriptors`);
     const has = (bit: number) => hasFeature(this.features, bit);
@@ -181,15 +168,12 @@ export class VirtioScsiAdapter {
     this.maxTransfer = Math.min(MAX_TRANSFER, config.maxSectors * SECTOR);
     this.control = new ControlQueues(transport.dma, plan.eventIdx);
     for (let i = 0; i < count; i++) {
-      this.queues.push(
+      queues.list.push(
         new RequestQueueMemory(VirtioScsiQueue.FIRST_REQUEST + i, plan, options.bounceBuffers, transport.dma),
       );
     }
-    this.board = QueueBoard.create(count, plan.size);
-    if (transport.vectors > 0) {
-      const queueFds = this.interrupts ? this.queues.map((q) => q.wake.fd.number) : [];
-      transport.connect(this.mainWake.fd.number, queueFds);
-    }
+    queues.open(plan.size);
+    if (transport.vectors > 0) transport.connect(queues.mainFd, queues.queueFds);
   }
 
   private async enableQueues(): Promise<void> {
@@ -201,7 +185,7 @@ export class VirtioScsiAdapter {
     const eventBell = await transport.enableQueue(EVENT, control.events.size, control.events.addresses, 0);
     control.setBells(controlBell, eventBell);
     this.bells = [];
-    for (const [i, queue] of this.queues.entries()) {
+    for (const [i, queue] of this.queues.list.entries()) {
       queue.clear();
       this.bells.push(await transport.enableQueue(queue.index, queue.size, queue.addresses, 1 + i));
     }
@@ -209,13 +193,8 @@ export class VirtioScsiAdapter {
 
   private ready(): void {
     this.state = 'ready';
-    this.board?.run();
-    this.wakeQueues();
+    this.queues.run();
     this.schedule();
-  }
-
-  private wakeQueues(): void {
-    for (const queue of this.queues) queue.wake.signal();
   }
 
   get ended(): boolean {
@@ -240,7 +219,7 @@ export class VirtioScsiAdapter {
       return;
     }
     const lie = this.control?.poll((event) => this.onEvent(event)) ?? null;
-    const board = this.board as QueueBoard;
+    const board = this.queues.board as QueueBoard;
     if (health === 'needs reset') this.reset('the device asks for a reset (DEVICE_NEEDS_RESET)');
     else if (lie !== null) this.reset(lie);
     else if (board.takeResetAsked()) this.reset('a queue asked for it: a command was answered wrongly or not at all');
@@ -250,7 +229,7 @@ export class VirtioScsiAdapter {
   }
 
   private passAborts(board: QueueBoard): void {
-    for (const [index, queue] of this.queues.entries()) {
+    for (const [index, queue] of this.queues.list.entries()) {
       for (const slot of board.takeAborts(index)) {
         const { memory } = queue.slots;
         const at = slot * SLOT_BYTES;
@@ -319,10 +298,8 @@ export class VirtioScsiAdapter {
   }
 
   private async resetNow(): Promise<void> {
-    const board = this.board as QueueBoard;
-    board.hold();
-    this.wakeQueues();
-    for (let waited = 0; board.unacknowledged().length > 0; waited++) {
+    this.queues.hold();
+    for (let waited = 0; this.queues.unacknowledged.length > 0; waited++) {
       if (waited > HOLD_MS) throw new Error(`reactors did not let go of their queues in ${HOLD_MS} ms`);
       await new Promise<void>((resolve) => {
         this.loop.after(1, resolve);
@@ -344,29 +321,29 @@ export class VirtioScsiAdapter {
 
   /** For a reactor: everything to take a request queue. @throws Error when it has ended */
   share(): ScsiShare {
-    if (this.board === null || this.state === 'off') throw new Error(`${this.name}: the adapter is ${this.state}`);
+    const { board, bellFd, list, interrupts } = this.queues;
+    if (board === null || this.state === 'off') throw new Error(`${this.name}: the adapter is ${this.state}`);
     return {
       key: this.key,
       name: this.name,
-      board: this.board.shared,
-      bellFd: this.bell.fd.number,
+      board: board.shared,
+      bellFd,
       bounceBytes: BOUNCE_BYTES,
       bounceOnly: this.transport.kind === 'user',
       timeoutMs: this.options.timeoutMs,
-      queues: this.queues.map((q, i) => q.share(this.bells[i] as BellShare, this.interrupts)),
+      queues: list.map((q, i) => q.share(this.bells[i] as BellShare, interrupts)),
     };
   }
 
   private lose(state: 'failed' | 'removed', reason: string): void {
     if (this.ended) return;
     log('%s: %s (%s)', this.name, reason, state);
-    const wasUp = this.board !== null && this.state !== 'starting';
+    const wasUp = this.queues.board !== null && this.state !== 'starting';
     this.reason = reason;
     this.state = state;
     this.schedule();
     this.transport.quiet();
-    this.board?.end(state === 'failed' ? BoardState.FAILED : BoardState.REMOVED);
-    this.wakeQueues();
+    this.queues.end(state);
     if (wasUp) this.listener.lost(`${this.name}: ${reason.replace(`${this.name}: `, '')}`);
   }
 
@@ -376,8 +353,7 @@ export class VirtioScsiAdapter {
     const lost = this.ended;
     this.closing = true;
     // Nothing new from here on: a scan under way ends with its queue.
-    this.board?.end(BoardState.REMOVED);
-    this.wakeQueues();
+    this.queues.end('removed');
     await this.scanning;
     this.release(lost ? this.state : 'off');
   }
@@ -387,12 +363,9 @@ export class VirtioScsiAdapter {
     this.state = state;
     this.timer?.cancel();
     this.timer = null;
-    for (const watch of this.watches.splice(0)) watch.close();
-    for (const queue of this.queues.splice(0)) queue.free();
+    this.queues.free();
     this.control?.free();
     this.control = null;
-    this.bell.close();
-    this.mainWake.close();
     this.transport.close();
   }
 
@@ -403,9 +376,9 @@ export class VirtioScsiAdapter {
       reason: this.reason,
       transport: this.transport.kind,
       features: featureNames(this.features, VirtioScsiFeature),
-      interrupts: this.interrupts,
+      interrupts: this.queues.interrupts,
       ...this.stats,
-      queues: this.queues.map((q, i) => ({ index: q.index, size: q.size, claimed: this.board?.isClaimed(i) ?? false })),
+      queues: this.queues.list.map((q, i) => ({ index: q.index, size: q.size, claimed: this.queues.isClaimed(i) })),
       segments: this.plan?.segments ?? 0,
     };
   }
