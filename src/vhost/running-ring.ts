@@ -92,6 +92,8 @@ export class RunningRing {
   }
 
   poll(): number {
+    // Most looks of an awake loop end here.
+    if (this.ring.still && this.unpublished === 0 && !this.coalescer.pending) return 0;
     let done = 0;
     if (this.enabled && !this.stopping && this.ring.broken === null) {
       done = this.queue.poll(BUDGET);

@@ -92,6 +92,7 @@ export class RequestQueue implements ModelQueue, RequestHome {
 
   poll(budget: number): number {
     const { ring, lane, pool, heads } = this;
+    lane.expect();
     let n = 0;
     while (n < budget) {
       // Each of them may turn out to need a slot.

@@ -43,6 +43,8 @@ export const RING_BROKEN = -2;
 const FOUND = -3;
 
 // Own copies: a constant of another module is loaded and checked at each use.
+/** Elements of the used ring that may lie in the cache line of its index: 64 bytes, 8 an element. */
+const INDEX_LINE = 8;
 const NO_INTERRUPT = VIRTQ_AVAIL_F_NO_INTERRUPT;
 const NO_NOTIFY = VIRTQ_USED_F_NO_NOTIFY;
 
@@ -200,6 +202,17 @@ export class DeviceRing {
   /** Recovered heads that `pop` has not handed out yet. */
   get recovering(): number {
     return this.recoveredCount - this.recoveredAt;
+  }
+
+  /** Nothing has come, nothing is to be handed out again, and the driver can see all that was pushed: a look costs one load. */
+  get still(): boolean {
+    const next = this.nextAvail;
+    return (
+      this.avail16[this.availIdx] === next &&
+      this.knownAvail === next &&
+      this.recoveredCount === 0 &&
+      this.usedIndex === this.visibleUsed
+    );
   }
 
   /** The next head, {@link RING_EMPTY} or {@link RING_BROKEN}. */
@@ -371,6 +384,19 @@ export class DeviceRing {
     }
     this.usedIndex = index & 0xffff;
     this.inFlight -= end - from;
+  }
+
+  /**
+   * So many will be pushed soon: ask for the lines of their elements now, which the driver's processor has to give up. What is
+   * written there means nothing before the index covers it.
+   */
+  claim(count: number): void {
+    if (this.broken !== null || this.jumpIsIdle) return;
+    const first = this.usedIndex & this.mask;
+    const last = (first + count - 1) & this.mask;
+    // The first elements share a line with the index, which a polling driver takes back at once.
+    if (first >= INDEX_LINE) this.used32[this.usedRing + (first << 1)] = 0;
+    if (last >= INDEX_LINE) this.used32[this.usedRing + (last << 1)] = 0;
   }
 
   /**

@@ -52,6 +52,48 @@ test('takes chains in order and gives them back in any', () => {
   assert.equal([device.chains, device.publishes, device.notifications], [2, 1, 1]);
 });
 
+test('is still when nothing has come, nothing is known and nothing is owed', () => {
+  const { guest, driver, device } = setup();
+  assert.ok(device.still);
+  const a = driver.chain([writable(guest.alloc(16), 16)]);
+  const b = driver.chain([writable(guest.alloc(16), 16)]);
+  driver.offer(a, b);
+  assert.not(device.still); // not looked at yet
+  device.pop();
+  assert.not(device.still); // one is known and not taken
+  device.pop();
+  assert.ok(device.still); // in flight is no work
+  device.push(a, 0);
+  assert.not(device.still); // the driver does not see it yet
+  device.publish();
+  assert.ok(device.still);
+  device.again(b);
+  assert.not(device.still);
+});
+
+test('claimed elements are the free ones, and mean nothing before the index covers them', () => {
+  const { guest, driver, device } = setup(16);
+  const addr = guest.alloc(16);
+  const heads = Array.from({ length: 16 }, () => driver.chain([writable(addr, 16)]));
+  driver.offer(...heads);
+  while (device.pop() >= 0);
+  device.claim(16);
+  for (const head of heads) device.push(head, 100 + head);
+  device.publish();
+  const before = driver.collect();
+  assert.equal(
+    before,
+    heads.map((id) => ({ id, len: 100 + id })),
+  );
+  driver.offer(heads[0]);
+  device.pop();
+  device.claim(1);
+  assert.equal(driver.collect(), []);
+  device.push(heads[0], 7);
+  device.publish();
+  assert.equal(driver.collect(), [{ id: heads[0], len: 7 }]);
+});
+
 for (const size of [1, 2, 8, 1024]) {
   test(`indexes wrap at 65536 with size ${size}`, () => {
     const { guest, driver, device } = setup(size, { base: 65530 });
