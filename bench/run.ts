@@ -1,29 +1,34 @@
 /**
- * The comparison: every server on every case, in turns, in one run on two cores (server on CPU 0, load on CPU 1). Rates are
- * taken over windows of 10 ms, so that what a busy machine does between them drops out of the median; a ratio is that of two
- * neighbours in time, and the median over the rounds is what counts.
+ * The comparison: every server on every case, in turns, in one run on two cores (server on CPU 0, load on CPU 1). All servers of a
+ * case are there at once, but one at a time runs, for a window of 10 ms (see load/turns.ts), so that what a busy machine
+ * does meanwhile meets all alike. A round is so many windows of each; its ratio is that of their medians, and the median over
+ * the rounds is what counts.
  *
  * Results are kept in a folder: a later run with `--only` replaces its own cases and leaves the others, and the table, the
  * plot and the table in docs/performance.md are written anew from all of them.
  *
- * `npm run bench -- [--all] [--rounds N] [--c-server BINARY] [--socket NAME=PATH[,blk]]... [--only TEXT,...] [--realtime] [--more] [--out DIR] [--doc FILE]`
+ * `npm run bench -- [--all] [--rounds N] [--c-server BINARY] [--socket NAME=PATH[,blk]]... [--only TEXT,...] [--realtime] [--more] [--resume] [--limit SECONDS] [--out DIR] [--doc FILE]`
  */
-import { execFileSync, spawn } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { parseArgs, promisify } from 'node:util';
 import { ALL, type Case, MAIN } from './cases.ts';
+import type { TurnsOptions, TurnsResult } from './load/turns.ts';
 import { loadReport, OURS, type Row, ratioTo, saveReport } from './report.ts';
-import { cServer, ourTarget, type Running, type Server, start, storageDaemon } from './servers.ts';
-import { summary } from './statistics.ts';
+import { cServer, DISK_MIB, ourTarget, type Running, type Server, start, storageDaemon } from './servers.ts';
+import { median, summary } from './statistics.ts';
 
 const { values } = parseArgs({
   options: {
     all: { type: 'boolean', default: false },
     rounds: { type: 'string', default: '5' },
-    /** Windows of 10 ms a round. */
-    windows: { type: 'string', default: '40' },
+    /** Windows a round. */
+    windows: { type: 'string', default: '30' },
+    /** How long one is, milliseconds. */
+    window: { type: 'string', default: '10' },
+    /** Seconds for our compiler. */
     warmup: { type: 'string', default: '1.5' },
     /** Servers and load under SCHED_RR, for machines that do other work meanwhile (root). */
     realtime: { type: 'boolean', default: false },
@@ -32,66 +37,45 @@ const { values } = parseArgs({
     only: { type: 'string' },
     /** Add to the rounds that are in the folder. */
     more: { type: 'boolean', default: false },
+    /** Only the cases that the folder has no row of. */
+    resume: { type: 'boolean', default: false },
+    /** Begin no case after so many seconds: for a machine that is quiet for a while at a time, with --resume. */
+    limit: { type: 'string', default: 'Infinity' },
     out: { type: 'string', default: 'bench-results' },
     /** Put the table between the markers of this file. */
     doc: { type: 'string' },
   },
 });
 
-interface Sample {
-  iops: number[];
-  kicks: number;
-  unsupported?: string;
-}
-
 /** What goes before every command. */
 const prefix = values.realtime ? ['chrt', '-r', '1'] : [];
 
-function generate(server: Server, what: string, options: string[]): Promise<Sample> {
-  const node = [process.execPath, '--import', 'tsx', join(import.meta.dirname, 'load/main.ts')];
-  const argv = [...prefix, ...node, '--device', server.device, '--cpu', '1', ...options];
-  return new Promise((resolve, reject) => {
-    const child = spawn(argv[0] as string, argv.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
-    let out = '';
-    let err = '';
-    child.stdout.on('data', (chunk) => {
-      out += chunk;
-    });
-    child.stderr.on('data', (chunk) => {
-      err += chunk;
-    });
-    child.on('close', (code) => {
-      if (code === 0) resolve(JSON.parse(out) as Sample);
-      else reject(new Error(`load on ${server.name}, ${what}: exit ${code}\n${err}`));
-    });
-  });
+function command(script: string, argument: string): [string, string[]] {
+  const node = [process.execPath, '--import', 'tsx', join(import.meta.dirname, script), argument];
+  const [program, ...argv] = [...prefix, ...node];
+  return [program as string, argv];
 }
 
-async function load(socket: string, server: Server, c: Case): Promise<Sample> {
-  if (c.disk === 'malloc' && c.op === 'read') {
-    // Pages that nobody wrote are all one page of zeroes, which is quicker to read than a disk.
-    const once = [
-      '--op',
-      'write',
-      '--bytes',
-      '131072',
-      '--depth',
-      '16',
-      '--warmup',
-      '0',
-      '--seconds',
-      '0.3',
-      '--samples',
-      '1',
-    ];
-    await generate(server, 'filling the disk', ['--socket', socket, ...once]);
-  }
-  const options = ['--socket', socket, '--op', c.op, '--bytes', String(c.bytes), '--depth', String(c.depth)];
-  // Only ours has a compiler to warm up; the others need a moment for caches.
-  const warmup = server.name === OURS ? values.warmup : '0.4';
-  options.push('--queues', String(c.queues), '--seconds', '0.01', '--warmup', warmup, '--samples', values.windows);
-  if (c.indirect) options.push('--indirect');
-  return generate(server, c.name, options);
+/** All servers on one case, in turns. */
+async function turns(c: Case, running: readonly { server: Server; it: Running }[]): Promise<TurnsResult> {
+  const options: TurnsOptions = {
+    cpu: 1,
+    fill: c.disk === 'malloc' && c.op === 'read',
+    load: { op: c.op, bytes: c.bytes, depth: c.depth, queues: c.queues, indirect: c.indirect, span: DISK_MIB << 20 },
+    windows: Number(values.rounds) * Number(values.windows),
+    window: Number(values.window),
+    backends: running.map(({ server, it }) => ({
+      name: server.name,
+      device: server.device,
+      socket: it.socket,
+      pid: it.pid,
+      // Only ours has a compiler to warm up; the others need a moment for caches.
+      warmup: server.name === OURS ? Number(values.warmup) * 1000 : 100,
+    })),
+  };
+  const [program, argv] = command('load/turns.ts', JSON.stringify(options));
+  const { stdout } = await promisify(execFile)(program, argv, { maxBuffer: 1 << 24 });
+  return JSON.parse(stdout) as TurnsResult;
 }
 
 function available(command: string): boolean {
@@ -130,26 +114,32 @@ report.cpu = cpus()[0]?.model ?? '';
 report.cpus = cpus().length;
 try {
   for (const c of cases) {
+    if (values.resume && report.rows.some((r) => r.case.name === c.name)) continue;
+    if (performance.now() > Number(values.limit) * 1000) break;
     const before = values.more ? report.rows.find((r) => r.case.name === c.name) : undefined;
     const windows: Record<string, number[]> = { ...before?.windows };
     const rounds: Record<string, number[]> = { ...before?.rounds };
-    for (let round = 0; round < Number(values.rounds); round++) {
+    const running: { server: Server; it: Running }[] = [];
+    try {
       for (const server of servers) {
         if (!server.disks.includes(c.disk)) continue;
-        const own = server.command(c.disk, dir).argv.length > 0;
-        const running: Running = own
-          ? await start(server, c.disk, dir, prefix)
-          : { socket: server.command(c.disk, dir).socket, pid: 0, stop: async () => {} };
-        try {
-          const sample = await load(running.socket, server, c);
-          if (sample.unsupported === undefined) {
-            windows[server.name] = [...(windows[server.name] ?? []), ...sample.iops.map(Math.round)];
-            rounds[server.name] = [...(rounds[server.name] ?? []), Math.round(summary(sample.iops).median)];
-          }
-        } finally {
-          await running.stop();
-        }
+        const place = mkdtempSync(join(dir, 's'));
+        const { argv, socket } = server.command(c.disk, place);
+        const it =
+          argv.length > 0 ? await start(server, c.disk, place, prefix) : { socket, pid: 0, stop: async () => {} };
+        running.push({ server, it });
       }
+      const { rates } = await turns(c, running);
+      for (const [name, list] of Object.entries(rates)) {
+        windows[name] = [...(windows[name] ?? []), ...list];
+        const each = Number(values.windows);
+        const medians = Array.from({ length: Number(values.rounds) }, (_, i) =>
+          median(list.slice(i * each, (i + 1) * each)),
+        );
+        rounds[name] = [...(rounds[name] ?? []), ...medians.map(Math.round)];
+      }
+    } finally {
+      for (const { it } of running) await it.stop();
     }
     const row: Row = {
       case: c,
@@ -169,9 +159,7 @@ try {
 
 /** Under the same conditions as the servers. */
 function copyRate(bytes: number): number {
-  const node = [process.execPath, '--import', 'tsx', join(import.meta.dirname, 'copy-rate.ts'), String(bytes)];
-  const [command, ...argv] = [...prefix, ...node];
-  return Number(execFileSync(command as string, argv));
+  return Number(execFileSync(...command('copy-rate.ts', String(bytes))));
 }
 
 function line(row: Row): string {

@@ -114,6 +114,7 @@ export async function start(server: Server, disk: Disk, dir: string, prefix: str
     socket,
     pid: child.pid as number,
     stop: async () => {
+      child.kill('SIGCONT');
       child.kill('SIGTERM');
       const timer = setTimeout(() => child.kill('SIGKILL'), 5000);
       await ended;

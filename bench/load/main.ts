@@ -4,10 +4,7 @@
  */
 import { parseArgs } from 'node:util';
 import { pinThread } from '../../src/sys/affinity.ts';
-import { featureMask, VirtioFeature } from '../../src/virtio/features.ts';
-import { FrontEnd } from './front-end.ts';
-import { blk, scsi } from './protocol.ts';
-import { QueueLoad, type QueueShape, queueBytes } from './queue-load.ts';
+import { Rig, Unsupported } from './rig.ts';
 
 const OPTIONS = {
   socket: { type: 'string' },
@@ -36,56 +33,27 @@ const { values } = parseArgs({ options: OPTIONS });
 if (values.socket === undefined) throw new Error('--socket PATH is missing');
 if (values.cpu !== undefined) pinThread(Number(values.cpu));
 
-const BLOCK = 512;
-const bytes = Number(values.bytes);
-const queues = Number(values.queues);
-const protocol = values.device === 'blk' ? blk : scsi(Number(values.target));
-const wanted: number[] = [VirtioFeature.VERSION_1, VirtioFeature.EVENT_IDX];
-if (values.indirect) wanted.push(VirtioFeature.INDIRECT_DESC);
-
-const shape: QueueShape = {
-  depth: Number(values.depth),
-  bytes,
-  write: values.op === 'write',
-  indirect: values.indirect,
-  eventIdx: true,
-  blocks: (Number(values.span) * 2 ** 20) / BLOCK,
-  blockSize: BLOCK,
-  seed: 1,
-};
-/** Rings of the queues that carry no requests (scsi: control and event) lie here, one page each part. */
-const IDLE_QUEUE_BYTES = 3 * 4096;
-const memoryBytes = protocol.firstQueue * IDLE_QUEUE_BYTES + queues * queueBytes(shape);
-const frontEnd = new FrontEnd(values.socket, featureMask(...wanted), memoryBytes);
-shape.eventIdx = (frontEnd.features & featureMask(VirtioFeature.EVENT_IDX)) !== 0n;
-if (values.indirect && (frontEnd.features & featureMask(VirtioFeature.INDIRECT_DESC)) === 0n) {
-  console.log(JSON.stringify({ unsupported: 'indirect descriptors' }));
+const device = values.device === 'blk' ? 'blk' : 'scsi';
+const op = values.op === 'write' ? 'write' : 'read';
+let rig: Rig;
+try {
+  rig = new Rig({
+    socket: values.socket,
+    device,
+    target: Number(values.target),
+    op,
+    bytes: Number(values.bytes),
+    depth: Number(values.depth),
+    queues: Number(values.queues),
+    indirect: values.indirect,
+    span: Number(values.span) * 2 ** 20,
+  });
+} catch (error) {
+  if (!(error instanceof Unsupported)) throw error;
+  console.log(JSON.stringify({ unsupported: error.message }));
   process.exit(0);
 }
-
-for (let i = 0; i < protocol.firstQueue; i++) {
-  const at = i * IDLE_QUEUE_BYTES;
-  frontEnd.startQueue(i, 8, { desc: at, avail: at + 4096, used: at + 8192 });
-}
-const loads: QueueLoad[] = [];
-for (let i = 0; i < queues; i++) {
-  const at = protocol.firstQueue * IDLE_QUEUE_BYTES + i * queueBytes(shape);
-  const load = new QueueLoad(frontEnd.memory, at, protocol, { ...shape, seed: i + 1 });
-  const [kick] = frontEnd.startQueue(protocol.firstQueue + i, load.size, load.place);
-  loads.push(load);
-  frontEnd.settle();
-  load.start(kick);
-}
-
-/** Drive all queues for some milliseconds. @returns requests done */
-function drive(ms: number): number {
-  const until = performance.now() + ms;
-  let done = 0;
-  do {
-    for (let i = 0; i < 256; i++) for (const load of loads) done += load.turn(false);
-  } while (performance.now() < until);
-  return done;
-}
+const { loads } = rig;
 
 /** Latencies in log2/16 buckets of nanoseconds. */
 const histogram = new Float64Array(64 * 16);
@@ -135,17 +103,13 @@ if (values.latency) {
     samples.push((done / (performance.now() - begin)) * 1000);
   }
 } else {
-  drive(Number(values.warmup) * 1000);
+  rig.drive(Number(values.warmup) * 1000);
   for (let i = 0; i < Number(values.samples); i++) {
     const begin = performance.now();
-    const done = drive(seconds * 1000);
+    const done = rig.drive(seconds * 1000);
     samples.push((done / (performance.now() - begin)) * 1000);
   }
 }
-// Let everything come to rest, so that the back end stops with nothing in flight.
-const until = performance.now() + 5000;
-for (const load of loads) while (load.outstanding > 0 && performance.now() < until) load.turn(true);
-
 const result: Record<string, unknown> = { iops: samples, kicks: loads.reduce((n, l) => n + l.kicks, 0) };
 if (values.latency)
   result['latency_us'] = {
@@ -156,5 +120,4 @@ if (values.latency)
     max: slowest * 1000,
   };
 console.log(JSON.stringify(result));
-for (let i = 0; i < protocol.firstQueue + queues; i++) frontEnd.stopQueue(i);
-frontEnd.close();
+rig.close();

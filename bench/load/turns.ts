@@ -1,0 +1,94 @@
+/**
+ * One load for several back ends in turns: each has its front end all the time, but only one of them runs; the others are stopped
+ * (SIGSTOP). So every window of one has a window of each other within milliseconds, and what the machine does meanwhile
+ * meets all of them alike.
+ *
+ * `node --import tsx bench/load/turns.ts JSON` with {@link TurnsOptions}; prints {@link TurnsResult} as JSON.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { pinThread } from '../../src/sys/affinity.ts';
+import { Rig, type RigOptions, Unsupported } from './rig.ts';
+
+export interface TurnsOptions {
+  cpu: number;
+  /** Write the whole span first: pages that nobody wrote are all one page of zeroes, quicker to read than a disk. */
+  fill: boolean;
+  load: Omit<RigOptions, 'socket' | 'device'>;
+  /** Windows of each, and how long one is, milliseconds. */
+  windows: number;
+  window: number;
+  backends: {
+    name: string;
+    device: 'scsi' | 'blk';
+    socket: string;
+    /** 0: it runs all the time, somebody else has started it. */
+    pid: number;
+    /** Milliseconds under load before the first window. */
+    warmup: number;
+  }[];
+}
+
+export interface TurnsResult {
+  /** Requests a second, one number a window; the same index is the same time. */
+  rates: Record<string, number[]>;
+  unsupported: string[];
+  kicks: number;
+}
+
+/** After a back end goes on: its caches are others'. Milliseconds. */
+const SETTLE = 4;
+/** A turn while compilers and caches get warm. Milliseconds. */
+const WARM_TURN = 250;
+
+const options = JSON.parse(process.argv[2] ?? '{}') as TurnsOptions;
+pinThread(options.cpu);
+
+type Backend = TurnsOptions['backends'][number];
+const stop = ({ pid }: Backend) => pid > 0 && process.kill(pid, 'SIGSTOP');
+const go = ({ pid }: Backend) => pid > 0 && process.kill(pid, 'SIGCONT');
+
+const result: TurnsResult = { rates: {}, unsupported: [], kicks: 0 };
+const running: { backend: Backend; rig: Rig; rates: number[] }[] = [];
+for (const backend of options.backends) {
+  const { device, socket } = backend;
+  if (options.fill) {
+    const filling = { ...options.load, op: 'write' as const, bytes: 0x2_0000, depth: 16, queues: 1, indirect: false };
+    const rig = new Rig({ ...filling, device, socket });
+    rig.drive(300);
+    rig.close();
+    await sleep(100);
+  }
+  try {
+    const rig = new Rig({ ...options.load, device, socket });
+    const rates: number[] = [];
+    result.rates[backend.name] = rates;
+    running.push({ backend, rig, rates });
+  } catch (error) {
+    if (!(error instanceof Unsupported)) throw error;
+    result.unsupported.push(backend.name);
+  }
+}
+for (const { backend } of running) stop(backend);
+for (const { backend, rig } of running) {
+  for (let left = backend.warmup; left > 0; left -= WARM_TURN) {
+    go(backend);
+    rig.drive(Math.min(left, WARM_TURN));
+    stop(backend);
+  }
+}
+for (let w = 0; w < options.windows; w++) {
+  for (const { backend, rig, rates } of running) {
+    go(backend);
+    rig.drive(SETTLE);
+    const begin = performance.now();
+    const done = rig.drive(options.window);
+    rates.push(Math.round((done / (performance.now() - begin)) * 1000));
+    stop(backend);
+  }
+}
+for (const { backend, rig } of running) {
+  go(backend);
+  result.kicks += rig.loads.reduce((n, load) => n + load.kicks, 0);
+  rig.close();
+}
+console.log(JSON.stringify(result));
