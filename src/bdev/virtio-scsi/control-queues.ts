@@ -1,11 +1,9 @@
 import { ioAddressOf } from '../../memory/io-address.ts';
 import type { DmaAllocator, DmaBuffer } from '../../pci/dma.ts';
-import { adoptDma } from '../../pci/dma.ts';
-import { EventFd } from '../../sys/eventfd.ts';
-import { Fd } from '../../sys/fd.ts';
 import type { DriverRing } from '../../virtio/driver-ring.ts';
 import { IoList } from '../../virtio/io-list.ts';
 import { VIRTIO_SCSI_EVENT, VIRTIO_SCSI_TMF, VirtioScsiTmf } from '../../virtio/scsi-device.ts';
+import { bellOf } from './bell.ts';
 import { RingMemory } from './queue-memory.ts';
 import type { BellShare } from './share.ts';
 
@@ -151,15 +149,4 @@ export class ControlQueues {
     this.events.free();
     this.page.free();
   }
-}
-
-function bellOf(bell: BellShare): () => void {
-  if (bell.kind === 'eventfd') {
-    const event = new EventFd(Fd.take(bell.fd));
-    return () => event.signal();
-  }
-  const words = adoptDma(bell.window).u16;
-  return () => {
-    words[bell.offset >> 1] = bell.value;
-  };
 }

@@ -2,32 +2,16 @@ import { ioAddressOf } from '../../memory/io-address.ts';
 import type { Memory } from '../../memory/memory.ts';
 import { adoptDma } from '../../pci/dma.ts';
 import { claimQueue, type QueueClient, type QueueLoop, ReactorQueue } from '../../pci/reactor-queue.ts';
-import { EventFd } from '../../sys/eventfd.ts';
-import { Fd } from '../../sys/fd.ts';
 import type { IndirectTables } from '../../virtio/driver-ring.ts';
+import { bellOf } from './bell.ts';
 import { type RingParts, ScsiCommandRing } from './command-ring.ts';
 import { makeRing } from './queue-memory.ts';
-import type { BellShare, ScsiQueueShare, ScsiShare } from './share.ts';
+import type { ScsiQueueShare, ScsiShare } from './share.ts';
 
 /** A reactor's request queue of an adapter, shared by its channels to the adapter's units. */
 
 /** The queues of this thread, by adapter. */
 const open = new Map<string, ScsiRequestQueue>();
-
-/** How the queue tells the device: a store, or an eventfd. */
-function notifier(bell: BellShare): () => void {
-  if (bell.kind === 'eventfd') {
-    const event = new EventFd(Fd.take(bell.fd));
-    return () => event.signal();
-  }
-  const words = adoptDma(bell.window).u16;
-  const at = bell.offset >> 1;
-  const { value } = bell;
-  // The avail index was published by Atomics.store, a full barrier: this store can't pass it.
-  return () => {
-    words[at] = value;
-  };
-}
 
 function ringOf(
   queue: ScsiQueueShare,
@@ -52,7 +36,7 @@ function ringOf(
     slots: adoptDma(queue.slots),
     segments: queue.segments,
     indirect: queue.tables !== null,
-    notify: notifier(queue.bell),
+    notify: bellOf(queue.bell),
     later: (ms, fn) => {
       loop.after(ms, fn);
     },
