@@ -11,8 +11,8 @@ import { absentBytes, machineRam, type Ram } from '../sys/ram.ts';
 
 /** This part of the machine's memory stays available. */
 const LEFT = 1 / 4;
-/** Pinning may hold up a reactor for so long in one go. Milliseconds. */
-const GO_MS = 10_000;
+/** Pinning may hold up a reactor for so long in one go: a device that is reset meanwhile waits twice as long for it. Milliseconds. */
+const GO_MS = 5000;
 /** It may again at this part of the time that passes. */
 const REFILL = 1 / 20;
 
