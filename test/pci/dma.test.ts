@@ -302,7 +302,7 @@ test('what is there already, and huge pages, are pinned on a full machine', () =
     assert.match(allowance.spend(GIBIBYTE, () => 'not called') ?? '', /less than a quarter .* 65536 MiB .* 2048 MiB/);
     machine[way] = true;
     machine.time += 100;
-    for (let i = 0; i < 48; i++)
+    for (let i = 0; i < 32; i++)
       assert.is(
         allowance.spend(GIBIBYTE, () => machine.pin(GIBIBYTE)),
         null,
