@@ -85,9 +85,6 @@ export class PciScsiTransport implements ScsiTransport {
     const fds = [main, ...queues].slice(0, this.vectors);
     this.access.connectMsix(fds);
     this.connected = fds.length;
-    if (this.connected > 0 && !this.device.setConfigVector(0)) {
-      throw new Error(`${this.name}: refuses interrupt vector 0 for configuration changes`);
-    }
   }
 
   async enableQueue(index: number, size: number, at: QueueAddresses, vector: number): Promise<BellShare> {
@@ -96,6 +93,10 @@ export class PciScsiTransport implements ScsiTransport {
   }
 
   async start(): Promise<void> {
+    // Every reset takes the vectors away; those of the queues are set with them.
+    if (this.connected > 0 && !this.device.setConfigVector(0)) {
+      throw new Error(`${this.name}: refuses interrupt vector 0 for configuration changes`);
+    }
     this.device.start();
   }
 
