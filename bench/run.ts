@@ -129,13 +129,17 @@ try {
           argv.length > 0 ? await start(server, c.disk, place, prefix) : { socket, pid: 0, stop: async () => {} };
         running.push({ server, it });
       }
-      const { rates } = await turns(c, running);
+      const { rates, disturbed, dropped } = await turns(c, running);
+      if (dropped > 0) console.log(`${c.name}: ${disturbed} windows disturbed, ${dropped} turns dropped`);
+      if (Object.values(rates).some((list) => list.length < Number(values.rounds))) {
+        console.log(`${c.name}: not measured, the machine is too busy for windows of ${values.window} ms`);
+        continue;
+      }
       for (const [name, list] of Object.entries(rates)) {
         windows[name] = [...(windows[name] ?? []), ...list];
-        const each = Number(values.windows);
-        const medians = Array.from({ length: Number(values.rounds) }, (_, i) =>
-          median(list.slice(i * each, (i + 1) * each)),
-        );
+        const each = Math.max(1, Math.floor(list.length / Number(values.rounds)));
+        const medians: number[] = [];
+        for (let at = 0; at + each <= list.length; at += each) medians.push(median(list.slice(at, at + each)));
         rounds[name] = [...(rounds[name] ?? []), ...medians.map(Math.round)];
       }
     } finally {

@@ -24,6 +24,7 @@ const BLOCK = 512;
 const IDLE_QUEUE_BYTES = 3 * 4096;
 /** Looks at the queues for one reading of the clock. */
 const LOOKS = 256;
+const STEADY_LOOKS = 64;
 
 export class Rig {
   readonly loads: QueueLoad[] = [];
@@ -78,6 +79,23 @@ export class Rig {
       for (let i = 0; i < LOOKS; i++) for (let q = 0; q < loads.length; q++) done += loads[q].turn(false);
     } while (performance.now() < until);
     return done;
+  }
+
+  /** As `drive`, but give up as soon as nothing comes for `gap` milliseconds. @returns requests done, or -1 */
+  driveSteady(ms: number, gap: number): number {
+    const { loads } = this;
+    let last = performance.now();
+    const until = last + ms;
+    let done = 0;
+    for (;;) {
+      let some = 0;
+      for (let i = 0; i < STEADY_LOOKS; i++) for (let q = 0; q < loads.length; q++) some += loads[q].turn(false);
+      const now = performance.now();
+      if (now - last > gap) return -1;
+      if (some > 0) last = now;
+      done += some;
+      if (now >= until) return done;
+    }
   }
 
   /** Let everything come to rest, so that the back end stops with nothing in flight, and hang up. */
