@@ -17,7 +17,7 @@ import { NvmeStatus } from '../nvme/status.ts';
 import { Ended, type QueueLoop } from '../pci/reactor-queue.ts';
 import { BdevOp, type BdevShare, BdevStatus } from './bdev.ts';
 import type { CommandLimits } from './command-channel.ts';
-import { checkBlockSize, QueueChannel, queueFor } from './queue-channel.ts';
+import { QueueChannel, queueFor } from './queue-channel.ts';
 
 /** A reactor's way to an NVMe namespace, over the reactor's queue pair of the controller. */
 
@@ -72,13 +72,12 @@ const STATUS = new Map<number, BdevStatus>([
 ]);
 
 function limitsOf(data: NvmeBdevShare, blockSize: number): CommandLimits {
-  const { limits, bounceBytes } = data.controller;
+  const { limits } = data.controller;
   const transfer = Math.min(limits.maxTransfer, MAX_DESCRIBED, MAX_BLOCKS * blockSize);
   // MDTS need not count for WRITE ZEROES, but older firmware stumbles over more.
   const zero = limits.writeZeroes
     ? Math.min(MAX_BLOCKS, Math.floor(Math.min(limits.maxTransfer, 2 ** 40) / blockSize))
     : 0;
-  checkBlockSize(blockSize, bounceBytes);
   return {
     maxTransfer: transfer - (transfer % blockSize),
     maxZeroBlocks: zero,

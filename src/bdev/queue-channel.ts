@@ -1,5 +1,4 @@
-import type { CommandRing, QueueClient, ReactorQueue } from '../pci/reactor-queue.ts';
-import { Ended } from '../pci/reactor-queue.ts';
+import { type CommandRing, Ended, type QueueClient, type ReactorQueue } from '../pci/reactor-queue.ts';
 import { type BdevShare, BdevStatus } from './bdev.ts';
 import { CommandChannel, type CommandLimits } from './command-channel.ts';
 import { BdevError } from './errors.ts';
@@ -8,7 +7,7 @@ import { BdevError } from './errors.ts';
 export abstract class QueueChannel<Q extends ReactorQueue<CommandRing>> extends CommandChannel implements QueueClient {
   readonly queue: Q;
 
-  /** Parameters as of {@link CommandChannel}. */
+  /** Parameters as of {@link CommandChannel}. @throws BdevError for blocks that bounce buffers can't hold */
   constructor(
     share: BdevShare,
     limits: CommandLimits,
@@ -16,6 +15,9 @@ export abstract class QueueChannel<Q extends ReactorQueue<CommandRing>> extends 
     bounceBytes: number,
     dmaTable: SharedArrayBuffer | null,
   ) {
+    const { blockSize } = share.info;
+    if (bounceBytes % blockSize !== 0)
+      throw new BdevError('ENOTSUP', `blocks of ${blockSize} bytes do not fit the bounce buffers`);
     super(share, limits, queue.pair.depth, queue.bounce, bounceBytes, dmaTable);
     this.queue = queue;
     queue.attach(this);
@@ -56,12 +58,6 @@ export abstract class QueueChannel<Q extends ReactorQueue<CommandRing>> extends 
   protected release(): void {
     this.queue.close(this);
   }
-}
-
-/** Bounce buffers hold whole blocks. @throws BdevError where they can't */
-export function checkBlockSize(blockSize: number, bounceBytes: number): void {
-  if (bounceBytes % blockSize !== 0)
-    throw new BdevError('ENOTSUP', `blocks of ${blockSize} bytes do not fit the bounce buffers`);
 }
 
 /** The reactor's queue for a disk. @throws BdevError when none is free */

@@ -6,7 +6,7 @@ import { SenseKey } from '../scsi/sense.ts';
 import { VirtioScsiResponse } from '../virtio/scsi-device.ts';
 import { BdevOp, type BdevShare, BdevStatus } from './bdev.ts';
 import type { CommandLimits } from './command-channel.ts';
-import { checkBlockSize, QueueChannel, queueFor } from './queue-channel.ts';
+import { QueueChannel, queueFor } from './queue-channel.ts';
 import {
   get32,
   get64,
@@ -43,8 +43,7 @@ const LOOK_MS = 1000;
 /** READ CAPACITY(16) data. */
 const CAPACITY_BYTES = 32;
 
-function limitsOf(unit: UnitShare, bounceBytes: number, blockSize: number): CommandLimits {
-  checkBlockSize(blockSize, bounceBytes);
+function limitsOf(unit: UnitShare, blockSize: number): CommandLimits {
   return {
     maxTransfer: unit.maxTransfer - (unit.maxTransfer % blockSize),
     maxZeroBlocks: unit.maxSameBlocks,
@@ -67,8 +66,7 @@ export class VirtioScsiChannel extends QueueChannel<ScsiRequestQueue> {
 
   constructor(share: BdevShare, queue: ScsiRequestQueue, loop: QueueLoop) {
     const data = share.data as VirtioScsiShare;
-    const { bounceBytes } = data.adapter;
-    super(share, limitsOf(data.unit, bounceBytes, share.info.blockSize), queue, bounceBytes, data.dmaTable);
+    super(share, limitsOf(data.unit, share.info.blockSize), queue, data.adapter.bounceBytes, data.dmaTable);
     this.unit = data.unit;
     this.state = new UnitState(data.unit.state);
     this.bounceOnly = data.adapter.bounceOnly;
