@@ -233,6 +233,10 @@ test('memory', () => {
   same('madvise', 'lli>i', [a, page, 9999], -1, ERRNO.EINVAL);
   same('mlock', 'll>i', [a, page], 0);
   same('mlock', 'll>i', [BAD_ADDRESS, page], -1, ERRNO.ENOMEM);
+  const present = new Uint8Array(4);
+  same('mincore', 'llb>i', [b, 2 * page, present], 0); // one page was written
+  assert.equal([...present], [1, 0, 0, 0]);
+  same('mincore', 'llb>i', [BAD_ADDRESS, page, present], -1, ERRNO.ENOMEM);
   same('munmap', 'll>i', [a, 0], -1, ERRNO.EINVAL);
   assert.is(ours('munmap', [a, 2 * page]).value, 0);
   assert.is(theirs('munmap', 'll>i', [b, 2 * page]).value, 0);
