@@ -424,7 +424,7 @@ export class NvmeController {
 
   private startFailed(reason: string): void {
     // A controller that does not follow its registers may follow a function reset.
-    const again = this.whenStarted === null || this.state === 'disable';
+    const again = (this.whenStarted === null || this.state === 'disable') && this.whenOff.length === 0;
     if (++this.starts < MAX_STARTS && again && this.caps !== null && !this.ended) {
       log('%s: %s; function reset', this.name, reason);
       this.admin?.queue.abandon(Ended.ABORTED, this.loop.now);
@@ -480,8 +480,12 @@ export class NvmeController {
     this.enter('disable');
   }
 
-  /** The answer of a step: false when the step was overtaken by a reset, or failed (which is then taken care of). */
-  private went(what: string, status: number): boolean {
+  /**
+   * The answer of a step: false when it failed (which is then taken care of), or was overtaken by a reset or a shutdown: those must not be
+   * led back into the start by an answer that was on its way.
+   */
+  private went(step: ControllerState, what: string, status: number): boolean {
+    if (this.state !== step) return false;
     if (status === NvmeStatus.SUCCESS) return true;
     if (status <= 0x7ff) this.trouble(`${what}: ${statusText(status)}`);
     return false;
@@ -489,7 +493,7 @@ export class NvmeController {
 
   private identify(): void {
     this.admin?.identifier.identify(IdentifyCns.CONTROLLER, 0, (status, bytes) => {
-      if (!this.went('identify controller', status)) return;
+      if (!this.went('identify', 'identify controller', status)) return;
       const info = parseController(bytes, (this.caps as Capabilities).minPage, this.name);
       const before = this.info;
       if (before !== null && (info.serial !== before.serial || info.model !== before.model)) {
@@ -507,7 +511,7 @@ export class NvmeController {
     const bar = queuesInBar(this.device.bar.length, (this.caps as Capabilities).doorbellStride);
     const wanted = Math.max(1, Math.min(this.options.ioQueues, bar, MAX_QUEUES));
     this.admin?.setQueueCount(wanted, (status, granted) => {
-      if (!this.went('set number of queues', status)) return;
+      if (!this.went('features', 'set number of queues', status)) return;
       if (this.queues.board === null) this.makeQueues(granted);
       else if (granted < this.queueCount) {
         return this.lose('failed', `after a reset it grants ${granted} I/O queues, ${this.queueCount} are in use`);
@@ -536,16 +540,18 @@ export class NvmeController {
       return;
     }
     this.admin?.createQueue(queue, this.usesInterrupts, (what, status) => {
-      if (this.went(what, status)) this.create(index + 1);
+      if (this.went('create', what, status)) this.create(index + 1);
     });
   }
 
   private scan(then: () => void): void {
     const [major = 0, minor = 0] = (this.caps as Capabilities).version.split('.').map(Number);
     const modern = major > 1 || (major === 1 && minor >= 3);
+    const { state } = this;
     this.admin?.identifier.scan(this.info as ControllerInfo, modern, (scan, error) => {
+      if (this.state !== state) return; // overtaken
       if (scan === null) {
-        if (this.state === 'scan' || this.state === 'ready') this.trouble(error);
+        this.trouble(error);
         return;
       }
       this.namespaces = scan.found;
