@@ -97,6 +97,7 @@ export class VirtioScsiAdapter {
   private failures = 0;
   private closing = false;
   private scanning: Promise<unknown> = Promise.resolve();
+  private resetting: Promise<void> = Promise.resolve();
 
   constructor(
     transport: ScsiTransport,
@@ -294,7 +295,7 @@ export class VirtioScsiAdapter {
     this.reason = reason;
     this.stats.resets++;
     log('%s: reset: %s', this.name, reason);
-    this.resetNow().catch((error: Error) => this.lose('failed', error.message));
+    this.resetting = this.resetNow().catch((error: Error) => this.lose('failed', error.message));
   }
 
   private async resetNow(): Promise<void> {
@@ -306,7 +307,7 @@ export class VirtioScsiAdapter {
       });
     }
     for (;;) {
-      if (this.state !== 'resetting') return;
+      if (this.state !== 'resetting' || this.closing) return;
       try {
         await this.bringUp();
         break;
@@ -316,7 +317,7 @@ export class VirtioScsiAdapter {
       }
     }
     this.failures = 0;
-    if (this.state === 'resetting') this.ready();
+    if (this.state === 'resetting' && !this.closing) this.ready();
   }
 
   /** For a reactor: everything to take a request queue. @throws Error when it has ended */
@@ -355,6 +356,8 @@ export class VirtioScsiAdapter {
     // Nothing new from here on: a scan under way ends with its queue.
     this.queues.end('removed');
     await this.scanning;
+    // A reset under way goes on with the queues' memory.
+    await this.resetting;
     this.release(lost ? this.state : 'off');
   }
 
