@@ -15,6 +15,8 @@ import { guestProgram, guestPrograms } from './guest-programs.ts';
 
 export const CLI = 'node /opt/vvu-target/dist/cli/main.js';
 const EXERCISE = '/opt/test/exercise.mjs';
+/** A module for `startTarget` to preload. */
+export const SINGLE_PAGES = '/opt/test/single-pages.mjs';
 const LOG = '/tmp/target.log';
 const PID = '/tmp/target.pid';
 const RPC = '/var/tmp/vvu-target.sock';
@@ -87,14 +89,17 @@ export class Appliance {
       ...devices(nvme.map((_, i) => `nvme${i}`)),
     ];
     const programs = await guestPrograms(['serve-verify', 'rpc-lines']);
-    const exercise = { [EXERCISE]: join(import.meta.dirname, 'guest/exercise.mjs') };
+    const modules = {
+      [EXERCISE]: join(import.meta.dirname, 'guest/exercise.mjs'),
+      [SINGLE_PAGES]: join(import.meta.dirname, 'guest/single-pages.mjs'),
+    };
     const vm = await startAppliance({
       qemu: 'system',
       memoryMiB: 1280,
       cpus: 2,
       ...rest,
       args,
-      image: { ...rest.image, files: { ...exercise, ...programs, ...rest.image?.files } },
+      image: { ...rest.image, files: { ...modules, ...programs, ...rest.image?.files } },
     });
     const appliance = new Appliance(vm, nvme, scsi, scratch);
     try {
@@ -134,9 +139,9 @@ export class Appliance {
     return result<unknown[]>(output);
   }
 
-  /** Start the target. Its controllers' sockets are in /run. */
-  async startTarget(args = '', debug = ''): Promise<void> {
-    const environment = debug === '' ? '' : `DEBUG='${debug}' `;
+  /** Start the target. Its controllers' sockets are in /run. @param preload a module of the guest's */
+  async startTarget(args = '', debug = '', preload = ''): Promise<void> {
+    const environment = `${debug === '' ? '' : `DEBUG='${debug}' `}${preload === '' ? '' : `NODE_OPTIONS='--import ${preload}' `}`;
     const command = `${environment}exec ${CLI} -S /run ${args} >>${LOG} 2>&1`;
     await this.vm.run(`rm -f ${LOG} ${PID} ${RPC}`);
     this.#target = await this.vm.background(`echo $$ >${PID}; ${command}`);
@@ -201,7 +206,7 @@ function plainNvme(drives: readonly string[]): string[] {
 
 function drive(id: string, file: string): string[] {
   // A node outlives the device that uses it (a -drive does not).
-  return ['-blockdev', `driver=raw,node-name=${id},file.driver=file,file.filename=${file}`];
+  return ['-blockdev', `driver=raw,node-name=${id},file.driver=file,file.filename=${file},file.node-name=${id}-file`];
 }
 
 function result<T>(output: string): T {
