@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { assert, suite } from '../support/suite.ts';
 import { Appliance, CLI, type Exercised, HBA, NVME, sha256 } from './appliance-disks.ts';
+import { ENODATA, withErrors } from './disk-errors.ts';
 import type { ServeVerified } from './guest/serve-verify.ts';
 
 /** One namespace of 512 bytes at NVME, one of 4096 in a slot that lets go of it. */
@@ -58,6 +59,16 @@ export function applianceDevices(mode: 'vfio' | 'sysfs'): void {
 
   const bdevs = async () => (await a.calls('get_bdevs'))[0] as Bdev[];
   const names = async () => (await bdevs()).map((b) => b.name);
+  /** Of each device, which must be at work. */
+  const resets = async () => {
+    const [controllers, adapters] = (await a.calls('get_nvme_controllers', 'get_virtio_scsi_devs')) as [
+      Nvme[],
+      Adapter[],
+    ];
+    assert.ok(controllers.every((c) => c.ctrlrs[0].state === 'enabled'));
+    assert.ok(adapters.every((x) => x.virtio.state === 'ready'));
+    return [...controllers.map((c) => c.ctrlrs[0].resets), ...adapters.map((x) => x.virtio.resets)];
+  };
   const until = async (what: string, done: () => Promise<boolean>) => {
     for (let i = 0; !(await done()); i++) assert.ok(i < 30, what);
   };
@@ -126,14 +137,68 @@ export function applianceDevices(mode: 'vfio' | 'sysfs'): void {
       'bdev_virtio_reset_controller VirtioScsi0',
     );
     allGood(await load.result());
-    const [controllers, adapters] = (await a.calls('get_nvme_controllers', 'get_virtio_scsi_devs')) as [
-      Nvme[],
-      Adapter[],
-    ];
-    const resets = [...controllers.map((c) => c.ctrlrs[0].resets), ...adapters.map((x) => x.virtio.resets)];
-    console.log(`resets: ${resets}`);
-    assert.ok(resets.length === 3 && resets.every((n) => n > 3));
-    assert.ok(controllers.every((c) => c.ctrlrs[0].state === 'enabled'));
+    const done = await resets();
+    console.log(`resets: ${done}`);
+    assert.ok(done.length === 3 && done.every((n) => n > 3));
+  });
+
+  test('an error of the medium is sense data for who asked, and nothing for others; later it is read', async () => {
+    const before = JSON.stringify(await resets());
+    const all = { targets: [0, 1, 2], depths: [8], mebibytes: 2, learn: true };
+    const always = await withErrors(
+      a.vm.qmp,
+      { nvme0: { iotype: 'read' }, scsi0: { iotype: 'read', errno: ENODATA } },
+      () => a.verify({ ...all, seed: 11 }),
+    );
+    const once = await withErrors(
+      a.vm.qmp,
+      {
+        nvme0: { iotype: 'write', once: true },
+        nvme1: { iotype: 'read', once: true },
+        scsi0: { iotype: 'write', once: true },
+      },
+      () => a.verify({ ...all, seed: 12 }),
+    );
+    for (const run of [always, once]) {
+      console.log(JSON.stringify(run));
+      assert.is(run.lost, 0);
+      for (const t of run.targets) {
+        assert.equal(t.wrong, [], t.product);
+        assert.ok((t.ends['GOOD'] ?? 0) > 0, 'other requests pass');
+      }
+    }
+    const errors = (run: ServeVerified) => run.targets.map((t) => Object.keys(t.ends).filter((end) => end !== 'GOOD'));
+    assert.equal(errors(always), [['sense 3/11/0'], [], ['sense 3/11/0']]);
+    assert.equal(errors(once), [['sense 3/c/0'], ['sense 3/11/0'], ['sense b/0/0']]);
+    assert.ok(
+      once.targets.every((t, i) => t.ends[errors(once)[i]?.[0] as string] === 1),
+      'each fails once',
+    );
+    allGood(await a.verify({ ...all, seed: 13 }));
+    assert.is(JSON.stringify(await resets()), before, 'no device is reset for that');
+  });
+
+  test("a guest that claims terabytes has its disks served, and fills nobody's memory", async () => {
+    const free = async () => Number(await a.vm.run("awk '/^MemAvailable/ { print $2 }' /proc/meminfo")) / 1024;
+    const before = await free();
+    const load = await a.verifyMeanwhile({
+      targets: [0, 2],
+      depths: [8],
+      seconds: 5,
+      learn: true,
+      seed: 14,
+      gibibytesMore: 3072,
+    });
+    let least = before;
+    const watch = setInterval(async () => {
+      least = Math.min(least, await free());
+    }, 3000);
+    const run = await load.result().finally(() => clearInterval(watch));
+    allGood(run);
+    console.log(`${Math.round(before)} MiB available before, ${Math.round(least)} at the least`);
+    // Of 1280 MiB. The guest itself takes some 200.
+    assert.ok(least > 320, 'a quarter is left');
+    allGood(await a.verify({ targets: [0, 1, 2], depths: [8], mebibytes: 2, learn: true, seed: 15 }));
   });
 
   test('the host resizes a disk, takes it away, and brings it back', async () => {
@@ -148,18 +213,21 @@ export function applianceDevices(mode: 'vfio' | 'sysfs'): void {
   // In sysfs mode the mapping goes with the device, and the process with the mapping (docs/appliance-disks.md).
   if (mode === 'vfio') {
     test('a device that is pulled out under load ends in errors, and the target goes on', async () => {
+      const writes = async () => {
+        const [stat] = await a.calls('bdev_get_iostat -b NVMe2n1');
+        return (stat as { bdevs: [{ num_write_ops: number }] }).bdevs[0].num_write_ops;
+      };
+      const before = await writes();
       const load = await a.verifyMeanwhile({ targets: [1], depths: [32], seconds: 300, learn: true, seed: 5 });
-      await until('a load', async () => {
-        const [before] = await a.calls('bdev_get_iostat -b NVMe2n1');
-        return (before as { bdevs: [{ num_write_ops: number }] }).bdevs[0].num_write_ops > 100;
-      });
+      await until('a load', async () => (await writes()) > before + 100);
       await a.vm.qmp.execute('device_del', { id: 'pulled' });
       await a.vm.qmp.event((e) => e.event === 'DEVICE_DELETED' && e.data?.['device'] === 'pulled', 240);
       const run = await load.result();
       console.log(JSON.stringify(run));
       assert.is(run.lost, 0, 'every request has ended');
       assert.equal(run.targets[0]?.wrong, []);
-      assert.ok(Object.keys(run.targets[0]?.ends ?? {}).some((end) => end !== 'GOOD'));
+      const ends = Object.keys(run.targets[0]?.ends ?? {});
+      assert.ok(ends.includes('GOOD') && ends.some((end) => end !== 'GOOD'), 'it was at work');
       assert.not((await names()).includes('NVMe2n1'));
       assert.equal(
         ((await a.calls('get_nvme_controllers'))[0] as Nvme[]).map((c) => c.name),
