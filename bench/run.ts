@@ -29,8 +29,8 @@ const { values } = parseArgs({
     /** How long one is, milliseconds. */
     window: { type: 'string', default: '10' },
     /** Seconds for our compiler. */
-    warmup: { type: 'string', default: '1.5' },
-    /** Servers and load under SCHED_RR, for machines that do other work meanwhile (root). */
+    warmup: { type: 'string', default: '2.5' },
+    /** The serving threads and the load under SCHED_RR once they are warm, for machines that do other work meanwhile (root). */
     realtime: { type: 'boolean', default: false },
     'c-server': { type: 'string' },
     socket: { type: 'string', multiple: true, default: [] },
@@ -47,19 +47,11 @@ const { values } = parseArgs({
   },
 });
 
-/** What goes before every command. */
-const prefix = values.realtime ? ['chrt', '-r', '1'] : [];
-
-function command(script: string, argument: string): [string, string[]] {
-  const node = [process.execPath, '--import', 'tsx', join(import.meta.dirname, script), argument];
-  const [program, ...argv] = [...prefix, ...node];
-  return [program as string, argv];
-}
-
 /** All servers on one case, in turns. */
 async function turns(c: Case, running: readonly { server: Server; it: Running }[]): Promise<TurnsResult> {
   const options: TurnsOptions = {
     cpu: 1,
+    realtime: values.realtime,
     fill: c.disk === 'malloc' && c.op === 'read',
     load: { op: c.op, bytes: c.bytes, depth: c.depth, queues: c.queues, indirect: c.indirect, span: DISK_MIB << 20 },
     windows: Number(values.rounds) * Number(values.windows),
@@ -69,12 +61,14 @@ async function turns(c: Case, running: readonly { server: Server; it: Running }[
       device: server.device,
       socket: it.socket,
       pid: it.pid,
+      // Our compiler's threads would wait for others of SCHED_RR; a server's io_uring workers would wait as the only ones without.
+      realtime: server.name === OURS ? ('busiest' as const) : ('all' as const),
       // Only ours has a compiler to warm up; the others need a moment for caches.
       warmup: server.name === OURS ? Number(values.warmup) * 1000 : 100,
     })),
   };
-  const [program, argv] = command('load/turns.ts', JSON.stringify(options));
-  const { stdout } = await promisify(execFile)(program, argv, { maxBuffer: 1 << 24 });
+  const argv = node('load/turns.ts', JSON.stringify(options));
+  const { stdout } = await promisify(execFile)(process.execPath, argv, { maxBuffer: 1 << 24 });
   return JSON.parse(stdout) as TurnsResult;
 }
 
@@ -125,8 +119,7 @@ try {
         if (!server.disks.includes(c.disk)) continue;
         const place = mkdtempSync(join(dir, 's'));
         const { argv, socket } = server.command(c.disk, place);
-        const it =
-          argv.length > 0 ? await start(server, c.disk, place, prefix) : { socket, pid: 0, stop: async () => {} };
+        const it = argv.length > 0 ? await start(server, c.disk, place) : { socket, pid: 0, stop: async () => {} };
         running.push({ server, it });
       }
       const { rates, disturbed, dropped } = await turns(c, running);
@@ -161,9 +154,12 @@ try {
   rmSync(dir, { recursive: true, force: true });
 }
 
-/** Under the same conditions as the servers. */
 function copyRate(bytes: number): number {
-  return Number(execFileSync(...command('copy-rate.ts', String(bytes))));
+  return Number(execFileSync(process.execPath, node('copy-rate.ts', String(bytes))));
+}
+
+function node(script: string, argument: string): string[] {
+  return ['--import', 'tsx', join(import.meta.dirname, script), argument];
 }
 
 function line(row: Row): string {

@@ -90,9 +90,8 @@ export const storageDaemon: Server = {
 };
 
 /** Start a server and wait until its socket is there. */
-export async function start(server: Server, disk: Disk, dir: string, prefix: string[] = []): Promise<Running> {
-  const { argv: command, socket } = server.command(disk, dir);
-  const argv = [...prefix, ...command];
+export async function start(server: Server, disk: Disk, dir: string): Promise<Running> {
+  const { argv, socket } = server.command(disk, dir);
   const child: ChildProcess = spawn(argv[0] as string, argv.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   child.stdout?.on('data', (chunk) => {

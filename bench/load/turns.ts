@@ -5,12 +5,16 @@
  *
  * `node --import tsx bench/load/turns.ts JSON` with {@link TurnsOptions}; prints {@link TurnsResult} as JSON.
  */
+import { execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pinThread } from '../../src/sys/affinity.ts';
 import { Rig, type RigOptions, Unsupported } from './rig.ts';
 
 export interface TurnsOptions {
   cpu: number;
+  /** Give the load and the back ends SCHED_RR once they are warm. */
+  realtime: boolean;
   /** Write the whole span first: pages that nobody wrote are all one page of zeroes, quicker to read than a disk. */
   fill: boolean;
   load: Omit<RigOptions, 'socket' | 'device'>;
@@ -23,6 +27,8 @@ export interface TurnsOptions {
     socket: string;
     /** 0: it runs all the time, somebody else has started it. */
     pid: number;
+    /** What `realtime` is for: all its threads, or only the one that serves. */
+    realtime: 'all' | 'busiest';
     /** Milliseconds under load before the first window. */
     warmup: number;
   }[];
@@ -54,6 +60,15 @@ type Backend = TurnsOptions['backends'][number];
 const stop = ({ pid }: Backend) => pid > 0 && process.kill(pid, 'SIGSTOP');
 const go = ({ pid }: Backend) => pid > 0 && process.kill(pid, 'SIGCONT');
 
+/** The thread of a process that has used most CPU time: the one that serves. */
+function busiest(pid: number): number {
+  const ticks = (tid: string) => {
+    const fields = readFileSync(`/proc/${pid}/task/${tid}/stat`, 'latin1').replace(/.*\) /, '').split(' ');
+    return Number(fields[11]) + Number(fields[12]); // utime and stime
+  };
+  return Number(readdirSync(`/proc/${pid}/task`).reduce((a, b) => (ticks(b) > ticks(a) ? b : a)));
+}
+
 const result: TurnsResult = { rates: {}, disturbed: 0, dropped: 0, unsupported: [], kicks: 0 };
 const running: { backend: Backend; rig: Rig; rates: number[] }[] = [];
 for (const backend of options.backends) {
@@ -81,6 +96,15 @@ for (const { backend, rig } of running) {
     go(backend);
     rig.drive(Math.min(left, WARM_TURN));
     stop(backend);
+  }
+}
+if (options.realtime) {
+  execFileSync('chrt', ['-r', '-p', '1', String(process.pid)]);
+  for (const { backend } of running) {
+    if (backend.pid === 0) continue;
+    const whom =
+      backend.realtime === 'all' ? ['-a', '-p', '1', `${backend.pid}`] : ['-p', '1', `${busiest(backend.pid)}`];
+    execFileSync('chrt', ['-r', ...whom]);
   }
 }
 
