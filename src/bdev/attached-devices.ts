@@ -74,6 +74,16 @@ export abstract class AttachedDevices<D extends Bdev, E extends Attached<D>> {
     }
   }
 
+  /** Make what drives a device that was taken. @throws BdevError; the device is given back then */
+  protected driverOf<T>({ release }: { release(): void }, make: () => T): T {
+    try {
+      return make();
+    } catch (error) {
+      release();
+      throw deviceError(error, 'EIO', 'traddr');
+    }
+  }
+
   /**
    * Start a device and find its disks. Where that fails it is given back.
    * @throws BdevError that says what stands in the way

@@ -104,7 +104,7 @@ export class NvmeDisks extends AttachedDevices<NvmeBdev, Controller> {
 
   private start(
     name: string,
-    { device, mode, release }: OpenedNvme,
+    opened: OpenedNvme,
     options: Partial<AttachNvme>,
     params: Record<string, unknown>,
   ): Promise<NvmeBdev[]> {
@@ -112,7 +112,11 @@ export class NvmeDisks extends AttachedDevices<NvmeBdev, Controller> {
       namespacesChanged: () => this.compare(name),
       lost: (lost, reason) => this.lost(name, lost.state === 'removed' ? 'removed' : 'failed', reason),
     };
-    const controller = new NvmeController(device, this.loop, listener, controllerOptions(options));
+    const { device, mode, release } = opened;
+    const controller = this.driverOf(
+      opened,
+      () => new NvmeController(device, this.loop, listener, controllerOptions(options)),
+    );
     const shutdown = () => new Promise<void>((resolve) => controller.shutdown(resolve));
     const entry: Controller = { name, controller, mode, params, bdevs: [], shutdown, release };
     const start = () =>

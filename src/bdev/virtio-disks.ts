@@ -6,7 +6,7 @@ import type { QueueLoop } from '../pci/reactor-queue.ts';
 import { type Attached, AttachedDevices, DeviceNames, type DiskChanges, nothingToServe } from './attached-devices.ts';
 import { checkName } from './options.ts';
 import { checkPciPlace, takeFunction } from './pci-function.ts';
-import { type AdapterOptions, VirtioScsiAdapter } from './virtio-scsi/adapter.ts';
+import { type AdapterListener, type AdapterOptions, VirtioScsiAdapter } from './virtio-scsi/adapter.ts';
 import { PciScsiTransport } from './virtio-scsi/pci-transport.ts';
 import type { ScanResult } from './virtio-scsi/scan.ts';
 import type { ScsiTransport } from './virtio-scsi/transport.ts';
@@ -114,20 +114,20 @@ export class VirtioDisks extends AttachedDevices<VirtioScsiBdev, Adapter> {
 
   private start(
     name: string,
-    { transport, release }: OpenedVirtio,
+    opened: OpenedVirtio,
     options: Partial<AttachVirtio>,
     params: Record<string, unknown>,
   ): Promise<VirtioScsiBdev[]> {
-    const adapter: VirtioScsiAdapter = new VirtioScsiAdapter(
-      transport,
-      this.loop,
-      {
-        changed: (targets) => this.rescan(name, targets),
-        parametersChanged: (target, lun) => this.parametersChanged(name, target, lun),
-        rung: () => this.takeSizes(name),
-        lost: (reason) => this.lost(name, adapter.state === 'removed' ? 'removed' : 'failed', reason),
-      },
-      adapterOptions(options),
+    const { transport, release } = opened;
+    const listener: AdapterListener = {
+      changed: (targets) => this.rescan(name, targets),
+      parametersChanged: (target, lun) => this.parametersChanged(name, target, lun),
+      rung: () => this.takeSizes(name),
+      lost: (reason) => this.lost(name, adapter.state === 'removed' ? 'removed' : 'failed', reason),
+    };
+    const adapter: VirtioScsiAdapter = this.driverOf(
+      opened,
+      () => new VirtioScsiAdapter(transport, this.loop, listener, adapterOptions(options)),
     );
     const shutdown = () => adapter.shutdown();
     const entry: Adapter = { name, adapter, params, refused: [], bdevs: [], shutdown, release };

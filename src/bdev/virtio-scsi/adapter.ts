@@ -185,11 +185,12 @@ export class VirtioScsiAdapter {
     const controlBell = await transport.enableQueue(CONTROL, control.control.size, control.control.addresses, 0);
     const eventBell = await transport.enableQueue(EVENT, control.events.size, control.events.addresses, 0);
     control.setBells(controlBell, eventBell);
-    this.bells = [];
+    const bells: BellShare[] = [];
     for (const [i, queue] of this.queues.list.entries()) {
       queue.clear();
-      this.bells.push(await transport.enableQueue(queue.index, queue.size, queue.addresses, 1 + i));
+      bells.push(await transport.enableQueue(queue.index, queue.size, queue.addresses, 1 + i));
     }
+    this.bells = bells; // all at once: reactors take queues meanwhile, and wait for the device with them
   }
 
   private ready(): void {
@@ -281,16 +282,19 @@ export class VirtioScsiAdapter {
       }
       const commander = new Commander(queue);
       try {
-        return await scan(commander, targets, this.name);
+        const found = await scan(commander, targets, this.name);
+        // What was found before it was lost is not there any more.
+        if (this.ended || this.closing) throw new Error(`${this.name}: the adapter is ${this.state}`);
+        return found;
       } finally {
         commander.close();
       }
     }
   }
 
-  /** Reset the device; what is outstanding is sent again. Ignored unless it works. */
+  /** Reset the device; what is outstanding is sent again. Ignored unless it works, and goes on working. */
   reset(reason: string): void {
-    if (this.state !== 'ready') return;
+    if (this.state !== 'ready' || this.closing) return;
     this.state = 'resetting';
     this.reason = reason;
     this.stats.resets++;

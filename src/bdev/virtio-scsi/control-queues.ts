@@ -42,14 +42,17 @@ export class ControlQueues {
   private readonly into = new IoList(1);
 
   constructor(dma: DmaAllocator, eventIdx: boolean) {
-    this.control = new RingMemory(SIZE, eventIdx, dma);
+    this.page = dma.allocate(4096, true);
+    const rings: RingMemory[] = [];
     try {
+      this.control = new RingMemory(SIZE, eventIdx, dma);
+      rings.push(this.control);
       this.events = new RingMemory(SIZE, eventIdx, dma);
     } catch (error) {
-      this.control.free();
+      this.page.free();
+      for (const ring of rings) ring.free();
       throw error;
     }
-    this.page = dma.allocate(4096, true);
   }
 
   /** Empty rings, before the device is told of them. */

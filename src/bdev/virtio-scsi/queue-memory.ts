@@ -63,7 +63,7 @@ export class RingMemory {
       this.avail = this.take(dma, availBytes(size, true), true);
       this.used = this.take(dma, usedBytes(size, true), true);
     } catch (error) {
-      this.free();
+      this.giveBack(); // not free(): what a subclass adds is not there yet
       throw error;
     }
   }
@@ -94,6 +94,10 @@ export class RingMemory {
 
   /** Only when the device can touch none of it. */
   free(): void {
+    this.giveBack();
+  }
+
+  protected giveBack(): void {
     for (const buffer of this.buffers.splice(0)) buffer.free();
   }
 }
@@ -129,7 +133,7 @@ export function makeRing(
 export class RequestQueueMemory extends RingMemory {
   readonly index: number;
   readonly plan: QueuePlan;
-  readonly wake = new EventFd();
+  readonly wake: EventFd;
   /** Headers of the requests in flight: the main thread finds in them what is to be aborted. */
   readonly slots: DmaBuffer;
   private readonly tables: DmaBuffer | null;
@@ -146,8 +150,9 @@ export class RequestQueueMemory extends RingMemory {
       this.slots = this.take(dma, Math.max(IO_PAGE, plan.size * SLOT_BYTES), false);
       this.bounce = this.take(dma, bounceBuffers * BOUNCE_BYTES, false);
       this.zeroes = this.take(dma, IO_PAGE, true);
+      this.wake = new EventFd();
     } catch (error) {
-      this.free();
+      this.giveBack();
       throw error;
     }
   }
