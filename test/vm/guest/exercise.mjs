@@ -244,6 +244,11 @@ try {
 }
 now.step = 'closing';
 now.lastEnd = Date.now();
+if (options.reset) {
+  // In the middle of another reset.
+  for (const kind of ['nvme', 'virtio']) for (const name of disks.names(kind)) disks.reset(kind, name);
+  await new Promise((resolve) => setTimeout(resolve, random(50)));
+}
 loop.close();
 await disks.close();
 result.told = told;
