@@ -71,6 +71,8 @@ export class ExpressLane {
   private ring!: RunningRing;
   /** Heads still to go the whole way. */
   private detour = 0;
+  /** No head follows those of the batch. */
+  private last = false;
   private ticks = 0;
   /** What was loaded for no other reason than to have it in the cache. */
   private touched = 0;
@@ -111,8 +113,9 @@ export class ExpressLane {
       if (this.detour > 0) this.detour--;
       else read = this.ring.readPlain(heads, i, count, this.chains);
       if (read > 0) {
-        this.run(read);
         i += read;
+        this.last = i === count;
+        this.run(read);
       } else this.leave(heads[i++]);
     }
   }
@@ -236,7 +239,7 @@ export class ExpressLane {
     if (!early) this.respond(from, end);
     this.ring.completePlain(this.chains.head, this.written, from, end);
     // Nothing is on its way behind these: let the driver have them before they are counted.
-    if (end === this.chains.count && end < BATCH) this.ring.flush();
+    if (this.last && end === this.chains.count && end < BATCH) this.ring.flush();
     if (this.writes > 0) lun.tasks.endWrites();
     this.whole.requests += end - from;
     this.whole.express += end - from;

@@ -190,6 +190,12 @@ class Side {
     return this.scsi()['express'] as number;
   }
 
+  /** Times that used elements became visible to the driver. */
+  publishes(): number {
+    const { vrings } = this.rig.session.describe() as { vrings: { index: number; publishes: number }[] };
+    return vrings.find((v) => v.index === 2)?.publishes ?? -1;
+  }
+
   private contents(): Uint8Array {
     this.channel.locate(0, BLOCKS);
     return this.channel.memory?.u8.slice(this.channel.offset, this.channel.offset + BLOCKS * BLOCK) ?? new Uint8Array();
@@ -249,6 +255,38 @@ test('does what the whole way does', () => {
   } finally {
     fast.close();
     whole.close();
+  }
+});
+
+test('what comes together becomes visible together, whichever way each goes', () => {
+  const side = new Side(true);
+  try {
+    // Every other header lies in another region than its response, and so is not plain.
+    const requests = Array.from(
+      { length: 8 },
+      (_, i): Request => ({
+        opcode: 0x28,
+        lba: i,
+        blocks: 1,
+        flags: 0,
+        control: 0,
+        attribute: 0,
+        place: [1, 1, 0],
+        more: 0,
+        swapped: false,
+        headerShift: 0,
+        responseShift: 0,
+        indirect: false,
+        region: 1 + (i % 2),
+        pieces: 1,
+      }),
+    );
+    const before = side.publishes();
+    side.run(requests, 0);
+    assert.is(side.lane(), 4);
+    assert.is(side.publishes() - before, 1);
+  } finally {
+    side.close();
   }
 });
 
