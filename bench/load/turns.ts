@@ -46,6 +46,8 @@ export interface TurnsResult {
 
 /** After a back end goes on: its caches are others'. Milliseconds. */
 const SETTLE = 4;
+/** Writes of 128 KiB at random places: 16 for each place of 64 MiB, so that none is left out. */
+const FILL = 8192;
 /** A window's tries. */
 const TRIES = 20;
 /** So long without a completion: the load or the back end had no CPU. (The slowest answers 128 requests at once.) Milliseconds. */
@@ -76,7 +78,10 @@ for (const backend of options.backends) {
   if (options.fill) {
     const filling = { ...options.load, op: 'write' as const, bytes: 0x2_0000, depth: 16, queues: 1, indirect: false };
     const rig = new Rig({ ...filling, device, socket });
-    rig.drive(300);
+    let written = 0;
+    for (const until = performance.now() + 10_000; written < FILL && performance.now() < until; )
+      written += rig.drive(20);
+    if (written < FILL) throw new Error(`${backend.name}: the disk could not be filled in 10 s`);
     rig.close();
     await sleep(100);
   }
