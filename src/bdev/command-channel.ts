@@ -79,7 +79,7 @@ export abstract class CommandChannel implements BdevChannel, MemoryListener {
   private readonly waiting = new IoFifo();
   private removed = false;
   private readonly registry: DmaMemoryRegistry | null;
-  /** Guest memory that devices reach on this channel's behalf. */
+  /** Guest memory that this channel's commands may name to the device. */
   private readonly registered = new Set<Memory>();
   // By command slot.
   private readonly requestOf: Int32Array;
@@ -192,7 +192,8 @@ export abstract class CommandChannel implements BdevChannel, MemoryListener {
   /** MemoryListener: let the device reach it; where that can't be, its bytes are bounced. */
   memoryAdded(memory: Memory): void {
     if (this.registry === null || this.registered.has(memory)) return;
-    if (this.registry.offer(memory) === null) this.registered.add(memory);
+    this.registered.add(memory);
+    this.registry.offer(memory);
   }
 
   memoryRemoved(memory: Memory): void {

@@ -44,6 +44,8 @@ export class DmaMemoryRegistry {
 
   private readonly table: DmaTable;
   private readonly known = new Map<Memory, Registration>();
+  /** Users of memory that was offered and is out of reach. */
+  private readonly refused = new Map<Memory, number>();
   private readonly allowance: DmaAllowance;
 
   constructor(table: DmaTable, allowance: DmaAllowance = new DmaAllowance()) {
@@ -52,20 +54,28 @@ export class DmaMemoryRegistry {
   }
 
   /**
-   * As {@link add}, for memory that somebody else has announced and may have announced beyond all measure.
+   * As {@link add}, for memory that somebody else has announced and may have announced beyond all measure. Who offers it is its user
+   * from then on, also when it is refused, and removes it once: another user may be luckier, and all see the addresses.
    * @returns null, or why it can't be, or is not done
    */
   offer(memory: Memory): string | null {
+    const reason = this.tryToAdd(memory);
+    if (reason === null) return null;
+    this.tell(memory, reason);
+    const known = this.known.get(memory);
+    if (known !== undefined) known.users++;
+    else this.refused.set(memory, (this.refused.get(memory) ?? 0) + 1);
+    return reason;
+  }
+
+  private tryToAdd(memory: Memory): string | null {
     // What is known, and what lies in a device, is not pinned.
     if (this.known.has(memory) || memory.ioAddress >= 0) return this.add(memory);
-    let reason: string | null;
     try {
-      reason = this.allowance.spend(memory, () => this.add(memory));
+      return this.allowance.spend(memory, () => this.add(memory));
     } catch (error) {
-      reason = (error as Error).message;
+      return (error as Error).message;
     }
-    if (reason !== null) this.tell(memory, reason);
-    return reason;
   }
 
   /**
@@ -92,6 +102,8 @@ export class DmaMemoryRegistry {
       reason = (error as Error).message;
     }
     if (reason === null) {
+      registration.users += this.refused.get(memory) ?? 0;
+      this.refused.delete(memory);
       this.known.set(memory, registration);
       return null;
     }
@@ -134,7 +146,13 @@ export class DmaMemoryRegistry {
   /** One user fewer. Nothing of that user may be in flight. Unknown memory is none of our business. */
   remove(memory: Memory): void {
     const registration = this.known.get(memory);
-    if (registration === undefined || --registration.users > 0) return;
+    if (registration === undefined) {
+      const users = this.refused.get(memory) ?? 0;
+      if (users > 1) this.refused.set(memory, users - 1);
+      else this.refused.delete(memory);
+      return;
+    }
+    if (--registration.users > 0) return;
     this.known.delete(memory);
     this.undo(registration);
     if (registration.bar) return;

@@ -386,6 +386,31 @@ if (isRoot) {
     fd.close();
   });
 
+  test('who was refused memory that another user then got keeps it reachable: it uses the same addresses', () => {
+    const fd = memfd('test', 64 * 4096);
+    const mapping = mapFile(fd, { size: 64 * 4096 });
+    const memory = mapping.memoryAt(0, 64 * 4096);
+    const machine = new FakeMachine(64, 2);
+    const mapper = new FakeMapper();
+    const table = new DmaTable(undefined, mapper);
+    table.setPlace(TYPE1);
+    const registry = new DmaMemoryRegistry(table, new DmaAllowance(machine));
+    assert.match(registry.offer(memory) ?? '', /less than a quarter/);
+    assert.is(ioAddressOf(memory, 0), -1);
+    machine.resident = true;
+    machine.time += 1000;
+    assert.is(registry.offer(memory), null);
+    assert.ok(ioAddressOf(memory, 0) > 0);
+    registry.remove(memory);
+    assert.ok(ioAddressOf(memory, 0) > 0 && mapper.maps.size > 0, 'commands of the first may be in flight');
+    registry.remove(memory);
+    assert.is(ioAddressOf(memory, 0), -1);
+    assert.is(mapper.maps.size, 0);
+    assert.is(registry.size, 0);
+    mapping.unmap();
+    fd.close();
+  });
+
   test('memory that came before the first device behind an IOMMU is mapped with it', () => {
     const mapper = new FakeMapper();
     const table = new DmaTable(undefined, mapper);
