@@ -53,6 +53,8 @@ export interface Attached<D extends Bdev> {
 export abstract class AttachedDevices<D extends Bdev, E extends Attached<D>> {
   protected readonly changes: DiskChanges;
   protected readonly attached = new Map<string, E>();
+  /** Devices that are being detached. */
+  private readonly leaving = new Set<Promise<void>>();
   private readonly family: string;
   private readonly taken: DeviceNames;
 
@@ -135,11 +137,21 @@ export abstract class AttachedDevices<D extends Bdev, E extends Attached<D>> {
   async detach(name: string): Promise<void> {
     const entry = this.get(name);
     this.attached.delete(name);
+    const gone = this.letGo(entry);
+    this.leaving.add(gone);
+    try {
+      await gone;
+    } finally {
+      this.leaving.delete(gone);
+    }
+  }
+
+  private async letGo(entry: E): Promise<void> {
     try {
       await entry.shutdown();
     } finally {
       entry.release();
-      this.taken.give(name);
+      this.taken.give(entry.name);
     }
   }
 
@@ -161,8 +173,12 @@ export abstract class AttachedDevices<D extends Bdev, E extends Attached<D>> {
     this.changes.lost?.(name, state, reason);
   }
 
+  /** All are detached, also those whose detaching is under way. @throws the first failure; the others are detached all the same */
   async close(): Promise<void> {
-    for (const name of this.names) await this.detach(name);
+    const under = [...this.leaving];
+    const ends = await Promise.allSettled(this.names.map((name) => this.detach(name)));
+    await Promise.allSettled(under); // their failures are told to who detaches them
+    for (const end of ends) if (end.status === 'rejected') throw end.reason;
   }
 }
 

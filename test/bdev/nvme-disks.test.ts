@@ -189,4 +189,17 @@ test('pulled out under load of a reactor: everything ends', async () => {
   await rig.stop();
 });
 
+test('the end waits for a controller that is being detached', async () => {
+  const rig = new Rig({ namespaces: [{ blockSize: 512, blocks: 100 }] });
+  await rig.disks.attachDevice('NVMe1', rig.fake);
+  let gone = false;
+  const detached = rig.disks.detach('NVMe1').then(() => {
+    gone = true;
+  });
+  await rig.disks.close();
+  assert.ok(gone, 'who closes the device next finds nobody at it');
+  await detached;
+  await rig.stop();
+});
+
 test.run();
