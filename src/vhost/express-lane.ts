@@ -111,7 +111,7 @@ export class ExpressLane {
     for (let i = 0; i < count; ) {
       let read = 0;
       if (this.detour > 0) this.detour--;
-      else read = this.ring.readPlain(heads, i, count, this.chains);
+      else if (this.ring.ring.broken === null) read = this.ring.readPlain(heads, i, count, this.chains);
       if (read > 0) {
         i += read;
         this.last = i === count;
@@ -124,7 +124,7 @@ export class ExpressLane {
   private run(count: number): void {
     if (count > 1) this.touchHeaders(count);
     for (let i = 0; i < count; ) {
-      const decided = this.decide(i, count);
+      const decided = this.ring.ring.broken === null ? this.decide(i, count) : i;
       const done = decided > i ? this.perform(i, decided) : i;
       if (done > i && done === decided) i = done;
       else {
@@ -143,7 +143,7 @@ export class ExpressLane {
     this.touched = sum;
   }
 
-  /** One goes the whole way; but not behind one that broke the ring there: it was never taken. */
+  /** One goes the whole way; but behind one that broke the ring there nothing is done: it was never taken. */
   private leave(head: number): void {
     if (this.ring.ring.broken === null) this.whole.take(head);
     else this.ring.ring.unpop(head);

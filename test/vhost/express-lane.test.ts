@@ -190,10 +190,9 @@ class Side {
     return this.scsi()['express'] as number;
   }
 
-  /** Times that used elements became visible to the driver. */
-  publishes(): number {
-    const { vrings } = this.rig.session.describe() as { vrings: { index: number; publishes: number }[] };
-    return vrings.find((v) => v.index === 2)?.publishes ?? -1;
+  vring(): { state: string; publishes: number; next_avail: number } {
+    const { vrings } = this.rig.session.describe() as { vrings: { index: number }[] };
+    return vrings.find((v) => v.index === 2) as ReturnType<Side['vring']> & { index: number };
   }
 
   private contents(): Uint8Array {
@@ -281,12 +280,43 @@ test('what comes together becomes visible together, whichever way each goes', ()
         pieces: 1,
       }),
     );
-    const before = side.publishes();
+    const before = side.vring().publishes;
     side.run(requests, 0);
     assert.is(side.lane(), 4);
-    assert.is(side.publishes() - before, 1);
+    assert.is(side.vring().publishes - before, 1);
   } finally {
     side.close();
+  }
+});
+
+test('nothing is done behind a request that broke the ring', () => {
+  for (const direct of [true, false]) {
+    const side = new Side(direct);
+    try {
+      const { guest, loop } = side.frontEnd;
+      const { driver, kick } = side.ring;
+      const before = (side.state() as { disk: string }).disk;
+      const [out, into] = [new IoList(4), new IoList(4)];
+      out.pushAddress(guest.alloc(64, 8), 51);
+      driver.add(out, into, false); // no place for an answer
+      const header = guest.alloc(64, 8);
+      guest.write(header, new Uint8Array(51));
+      guest.write(header, [1, 1]);
+      guest.write(header + 19, [0x2a, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+      const data = guest.alloc(BLOCK, 4);
+      guest.write(data, new Uint8Array(BLOCK).fill(NOTHING));
+      out.reset();
+      out.pushAddress(header, 51);
+      out.pushAddress(data, BLOCK);
+      into.pushAddress(guest.alloc(112, 8), 108);
+      driver.add(out, into, false);
+      if (driver.publish()) kick.signal();
+      pump(loop, () => side.vring().state === 'broken', 'the end of the ring');
+      assert.ok((side.state() as { disk: string }).disk === before, 'the disk is as it was');
+      assert.is(side.vring().next_avail, 1, 'the second was never taken');
+    } finally {
+      side.close();
+    }
   }
 });
 
