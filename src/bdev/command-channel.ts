@@ -346,6 +346,8 @@ export abstract class CommandChannel implements BdevChannel, MemoryListener {
   }
 
   private fail(request: Request, status: BdevStatus): void {
+    // Another command of the request has said so before: the place is looked for when all have ended.
+    if (status === BdevStatus.MISCOMPARE && request.differs) return;
     if (status === BdevStatus.MISCOMPARE && !request.locating) {
       // The device does not say where: read the blocks and look. Other commands of the request may still be out.
       request.locating = true;
