@@ -57,17 +57,21 @@ test('whichever piece of memory is missing: the reason is told, and the others a
   assert.ok(failures > 10, `${failures}`);
 });
 
+/** Every answer of the device takes so long: what is begun has many moments. Turns of the loop. */
+function slow({ fake }: VirtioRig): void {
+  for (const name of ['reset', 'negotiate', 'enableQueue', 'start'] as const) {
+    const work = fake[name].bind(fake) as (...args: unknown[]) => Promise<never>;
+    fake[name] = async (...args: unknown[]) => {
+      for (let i = 0; i < 2; i++) await new Promise((resolve) => setImmediate(resolve));
+      return work(...args);
+    };
+  }
+}
+
 test('a channel that is opened at any moment of a reset works after it', async () => {
   for (let ms = 0; ms < 40; ms++) {
     const rig = await VirtioRig.with((fake) => fake.addDisk(0, 0), {}, { vqCount: 2 });
-    const { fake } = rig;
-    for (const name of ['reset', 'negotiate', 'enableQueue', 'start'] as const) {
-      const work = fake[name].bind(fake) as (...args: unknown[]) => Promise<never>;
-      fake[name] = async (...args: unknown[]) => {
-        for (let i = 0; i < 2; i++) await new Promise((resolve) => setImmediate(resolve));
-        return work(...args);
-      };
-    }
+    slow(rig);
     rig.disks.reset('V');
     await rig.time(ms);
     const channel = rig.open();
@@ -127,6 +131,38 @@ test('a device that is lost in the middle of a later scan has no disks', async (
       assert.equal(shown.disks, [], `lost at command ${commands}: ${rig.told.join('; ')}`);
     await rig.stop();
   }
+});
+
+test('a device that is asked back at any moment of its start or of a reset is lost, and quiet', async () => {
+  const seen = new Set<string>();
+  for (let ms = 0; ms < 40; ms++) {
+    const rig = new VirtioRig();
+    rig.fake.addDisk(0, 0);
+    slow(rig);
+    const attached = reasonOf(rig.attach());
+    await rig.time(ms);
+    rig.fake.requestRemoval();
+    const error = await rig.await(attached);
+    seen.add(error === null ? 'attached' : 'refused');
+    if (error === null) {
+      await rig.time(20);
+      const [shown] = rig.disks.describe('V') as [{ virtio: { state: string }; disks: string[] }];
+      assert.equal([shown.virtio.state, shown.disks], ['removed', []], `in its start, after ${ms} ms`);
+    }
+    assert.not(rig.fake.running, `in its start, after ${ms} ms`);
+    await rig.stop();
+
+    const again = await VirtioRig.with((fake) => fake.addDisk(0, 0));
+    slow(again);
+    again.disks.reset('V');
+    await again.time(ms);
+    again.fake.requestRemoval();
+    await again.time(60);
+    assert.not(again.fake.running, `in a reset, after ${ms} ms`);
+    assert.equal(again.told, ['removed Vt0 1024']);
+    await again.stop();
+  }
+  assert.ok(seen.has('refused'));
 });
 
 test.run();

@@ -141,8 +141,17 @@ export class VirtioScsiAdapter {
     this.features = features;
     if (this.queues.board === null) await this.makeQueues();
     await this.enableQueues();
+    this.checkLost();
     await transport.start();
+    this.checkLost();
     this.control?.fill();
+  }
+
+  /** One that was lost while it was brought up must not be left running. @throws Error then */
+  private checkLost(): void {
+    if (!this.ended) return;
+    this.transport.quiet();
+    throw new Error(`${this.name}: ${this.reason}`);
   }
 
   /** The first time: what the device has, and memory for as much of it as we use. */
