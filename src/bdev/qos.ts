@@ -99,7 +99,6 @@ function rate(name: string, perSecond: number, divisor: number): number {
 /** A channel whose reads and writes keep to the limits. Everything else goes to the channel within. */
 export class QosChannel implements BdevChannel, MemoryListener {
   readonly info: BdevInfo;
-  readonly zeroCopy: boolean;
   private readonly inner: BdevChannel;
   private readonly loop: EventLoop;
   private readonly words: Int32Array;
@@ -112,10 +111,14 @@ export class QosChannel implements BdevChannel, MemoryListener {
   constructor(inner: BdevChannel, shared: SharedArrayBuffer, loop: EventLoop) {
     this.inner = inner;
     this.info = inner.info;
-    this.zeroCopy = inner.zeroCopy;
     this.loop = loop;
     this.words = new Int32Array(shared);
     this.clock = process.uptime() * 1000 - performance.now();
+  }
+
+  /** Changes with the first request that is bounced. */
+  get zeroCopy(): boolean {
+    return this.inner.zeroCopy;
   }
 
   get inFlight(): number {

@@ -1,7 +1,7 @@
-import { BdevIo, BdevOp, BdevStatus } from '../../src/bdev/bdev.ts';
+import { type BdevChannel, BdevIo, BdevOp, BdevStatus } from '../../src/bdev/bdev.ts';
 import { createNullBdev } from '../../src/bdev/null-bdev.ts';
 import { openChannel } from '../../src/bdev/open-channel.ts';
-import { QosLimiter, type QosLimits } from '../../src/bdev/qos.ts';
+import { QosChannel, QosLimiter, type QosLimits } from '../../src/bdev/qos.ts';
 import { Memory } from '../../src/memory/memory.ts';
 import type { EventLoop } from '../../src/sys/event-loop.ts';
 import { FakeLoop } from '../support/fake-loop.ts';
@@ -124,6 +124,19 @@ test('refuses rates that are none', () => {
   for (const bad of [-1, 1.5, Number.NaN, 2 ** 50]) {
     assert.throws(() => limiter.set({ ...NONE, rwIos: bad }), /rwIos.*expected an integer/);
   }
+});
+
+test('whether bytes are bounced is told as it is now', () => {
+  const limiter = new QosLimiter();
+  const inner = { info: {}, zeroCopy: true } as { zeroCopy: boolean };
+  const channel = new QosChannel(
+    inner as unknown as BdevChannel,
+    limiter.shared,
+    new FakeLoop() as unknown as EventLoop,
+  );
+  assert.ok(channel.zeroCopy);
+  inner.zeroCopy = false;
+  assert.not(channel.zeroCopy);
 });
 
 test.run();
