@@ -69,7 +69,7 @@ test('killed: bus mastering goes off and the function is reset, while the memory
   assert.is(command(m), 0x0506);
   child.kill('SIGKILL');
   await until(() => command(m) === 0x0002);
-  assert.is(m.text(m.sys('bus/pci/devices', BDF, 'reset')), '1');
+  await until(() => m.text(m.sys('bus/pci/devices', BDF, 'reset')) === '1'); // right behind
   await until(() => guards(m).length === 0);
 });
 
