@@ -12,9 +12,11 @@ import { ReactorCore } from '../src/target/reactor-core.ts';
 import { featureMask, VirtioFeature } from '../src/virtio/features.ts';
 import { FrontEnd } from './load/front-end.ts';
 import { scsi } from './load/protocol.ts';
-import { QueueLoad, queueBytes } from './load/queue-load.ts';
+import { dataBytes, QueueLoad, type QueueShape, queueBytes } from './load/queue-load.ts';
 
-const DISK_BYTES = 64 * 2 ** 20;
+const MIB = 2 ** 20;
+const DISK_BYTES = 64 * MIB;
+const FILL = 1024 * MIB;
 /** Rings of the control and the event queue lie here, one page each part. */
 const IDLE_QUEUE_BYTES = 3 * 4096;
 
@@ -24,6 +26,10 @@ export interface InProcessOptions {
   depth: number;
   bytes: number;
   indirect: boolean;
+  /** Bytes of the guest's memory, at the end of which the data buffers lie. Left out: no more than is used. */
+  memory?: number | undefined;
+  /** Bytes of the disk, default 64 MiB. */
+  diskBytes?: number | undefined;
   /** Controllers beside the busy one, each with a disk, a front end and a started queue on which nothing happens. */
   idle?: number;
 }
@@ -36,7 +42,8 @@ export class InProcess {
   private readonly load: QueueLoad;
 
   constructor(options: InProcessOptions) {
-    for (let i = 0; i < (options.idle ?? 0); i++) this.controller(`idle.${i}`, { ...options, depth: 1, disk: 'null' });
+    for (let i = 0; i < (options.idle ?? 0); i++)
+      this.controller(`idle.${i}`, { ...options, depth: 1, disk: 'null', memory: 0 });
     const [load, kick] = this.controller('vhost.0', options);
     this.load = load;
     load.start(kick);
@@ -50,22 +57,30 @@ export class InProcess {
 
   private controller(name: string, options: InProcessOptions) {
     const place = join(this.dir, name);
-    const disk = { name: `disk of ${name}`, numBlocks: DISK_BYTES / 512, blockSize: 512 };
+    const blocks = (options.diskBytes ?? DISK_BYTES) / 512;
+    const disk = { name: `disk of ${name}`, numBlocks: blocks, blockSize: 512 };
     const bdev = options.disk === 'null' ? createNullBdev(disk) : createMallocBdev(disk);
     if (options.disk === 'malloc') {
       // Pages that nobody wrote are all the same page of zeroes, which is quicker to read than a disk.
-      for (const piece of adoptPieces(bdev.share().data as MallocShare)) piece.memoryAt(0, piece.size).u8.fill(1);
+      for (const piece of adoptPieces(bdev.share().data as MallocShare)) {
+        for (let at = 0; at < piece.size; at += FILL) piece.memoryAt(at, Math.min(FILL, piece.size - at)).u8.fill(1);
+      }
     }
     this.command('openController', { name, transport: 'unix', place, port: 1 });
     this.command('addTarget', { controller: name, target: 0, id: 0, bdev: bdev.share(), state: undefined });
     this.command('startController', { name });
     const { write, depth, bytes, indirect } = options;
-    const shape = { depth, bytes, write, indirect, eventIdx: true, blocks: DISK_BYTES / 512, blockSize: 512, seed: 1 };
+    const { memory = 0 } = options;
+    const shape: QueueShape = { depth, bytes, write, indirect, eventIdx: true, blocks, blockSize: 512, seed: 1 };
+    if (memory > 0) shape.dataAt = memory - dataBytes(shape);
     const features = [VirtioFeature.VERSION_1, VirtioFeature.EVENT_IDX, VirtioFeature.INDIRECT_DESC];
     const at = 2 * IDLE_QUEUE_BYTES;
-    const front = new FrontEnd(place, featureMask(...features), at + queueBytes(shape), () => {
+    const lookedInto = at + queueBytes(shape);
+    const turn = () => {
       this.loop.turn(0);
-    });
+    };
+    const front = new FrontEnd(place, featureMask(...features), lookedInto, turn, memory > 0 ? memory : lookedInto);
+    if (shape.dataAt !== undefined) front.touch(shape.dataAt, dataBytes(shape));
     this.fronts.push(front);
     for (const i of [0, 1]) {
       const ring = i * IDLE_QUEUE_BYTES;

@@ -3,9 +3,10 @@
  * part is about 15 ns). Steadier than a two-core run on a busy machine, and its best samples are what the code costs
  * when nobody disturbs it; for finding what a change costs.
  *
- * `node --import tsx bench/request.ts [--op write] [--depth 32] [--bytes 4096] [--disk malloc|null] [--indirect] [--idle N] [--seconds 2]`
+ * `node --import tsx bench/request.ts [--op write] [--depth 32] [--bytes 4096] [--disk malloc|null] [--indirect] [--memory 2G] [--disk-size 1G] [--idle N] [--seconds 2]`
  */
 import { parseArgs } from 'node:util';
+import { parseSize } from '../src/cli/options.ts';
 import { pinThread } from '../src/sys/affinity.ts';
 import { InProcess } from './in-process.ts';
 
@@ -16,6 +17,9 @@ const { values } = parseArgs({
     bytes: { type: 'string', default: '4096' },
     disk: { type: 'string', default: 'malloc' },
     indirect: { type: 'boolean', default: false },
+    /** Of the guest, e.g. 2G, the data buffers being at its end; and of the disk. */
+    memory: { type: 'string' },
+    'disk-size': { type: 'string' },
     /** Idle controllers on the same reactor. */
     idle: { type: 'string', default: '0' },
     seconds: { type: 'string', default: '2' },
@@ -33,6 +37,8 @@ const run = new InProcess({
   depth: Number(values.depth),
   bytes: Number(values.bytes),
   indirect: values.indirect,
+  memory: values.memory === undefined ? undefined : parseSize(values.memory),
+  diskBytes: values['disk-size'] === undefined ? undefined : parseSize(values['disk-size']),
   idle: Number(values.idle),
 });
 const samples: number[] = [];
@@ -53,6 +59,8 @@ const steady = samples.slice(samples.length >> 1).sort((a, b) => a - b);
 const at = (q: number) => (steady[Math.floor(steady.length * q)] as number).toFixed(0);
 console.log(
   `${values.disk} ${values.op} ${values.bytes} qd${values.depth}${values.indirect ? ' indirect' : ''}` +
+    `${values.memory === undefined ? '' : `, guest of ${values.memory}`}` +
+    `${values['disk-size'] === undefined ? '' : `, disk of ${values['disk-size']}`}` +
     `${values.idle === '0' ? '' : `, ${values.idle} idle controllers`}: ` +
     `best ${at(0)}, p10 ${at(0.1)}, median ${at(0.5)} ns a request, ${samples.length} samples`,
 );

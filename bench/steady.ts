@@ -2,11 +2,12 @@
  * What a steady load leaves behind: growth of the heap and collections over many requests, from ring to ring on one thread.
  * With `--trace-deopt` before the file's name, Node prints what its compiler took back; there is to be none after "begin".
  *
- * `node --expose-gc --import tsx bench/steady.ts [--requests 10000000] [--disk malloc|null] [--op write] [--depth 32]`
+ * `node --expose-gc --import tsx bench/steady.ts [--requests 10000000] [--disk malloc|null] [--op write] [--depth 32] [--memory 2G] [--disk-size 1G]`
  */
 import { PerformanceObserver } from 'node:perf_hooks';
 import { parseArgs } from 'node:util';
 import { getHeapSpaceStatistics } from 'node:v8';
+import { parseSize } from '../src/cli/options.ts';
 import { InProcess } from './in-process.ts';
 
 const { values } = parseArgs({
@@ -17,6 +18,9 @@ const { values } = parseArgs({
     depth: { type: 'string', default: '32' },
     bytes: { type: 'string', default: '4096' },
     indirect: { type: 'boolean', default: false },
+    /** Of the guest, e.g. 2G, the data buffers being at its end; and of the disk. */
+    memory: { type: 'string' },
+    'disk-size': { type: 'string' },
   },
 });
 
@@ -26,6 +30,8 @@ const run = new InProcess({
   depth: Number(values.depth),
   bytes: Number(values.bytes),
   indirect: values.indirect,
+  memory: values.memory === undefined ? undefined : parseSize(values.memory),
+  diskBytes: values['disk-size'] === undefined ? undefined : parseSize(values['disk-size']),
 });
 const drive = (requests: number) => {
   for (let done = 0; done < requests; ) done += run.turn();
@@ -60,6 +66,8 @@ console.log(
     requests: Number(values.requests),
     disk: values.disk,
     op: values.op,
+    memory: values.memory,
+    disk_size: values['disk-size'],
     collections,
     allocated_bytes: allocated,
     grown_bytes: grown,

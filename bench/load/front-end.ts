@@ -30,13 +30,14 @@ export class FrontEnd {
 
   /**
    * @param wanted virtio feature bits to take when offered
-   * @param bytes guest memory, one region at guest address 0
+   * @param bytes of guest memory to look into, from guest address 0 on
    * @param wait what to do while a reply is awaited; a back end on the same thread gets its turn here
+   * @param all bytes of guest memory, one region at guest address 0
    */
-  constructor(path: string, wanted: bigint, bytes: number, wait: () => void = doze) {
+  constructor(path: string, wanted: bigint, bytes: number, wait: () => void = doze, all: number = bytes) {
     this.wait = wait;
     this.socket = connectUnix(path);
-    this.memfd = memfd('bench-guest', bytes);
+    this.memfd = memfd('bench-guest', all);
     this.mapping = mapFile(this.memfd, { size: bytes });
     this.memory = this.mapping.memoryAt(0, bytes);
     // Touch every page: the first use of a page is the kernel's work, not the target's.
@@ -52,9 +53,16 @@ export class FrontEnd {
     this.send(Request.SET_FEATURES, u64(this.features));
     const table = new DataView(new ArrayBuffer(8 + 32));
     table.setUint32(0, 1, true);
-    table.setBigUint64(16, BigInt(bytes), true);
+    table.setBigUint64(16, BigInt(all), true);
     table.setBigUint64(24, BigInt(USER_BASE), true);
     this.send(Request.SET_MEM_TABLE, new Uint8Array(table.buffer), [this.memfd]);
+  }
+
+  /** Touch the pages of data buffers that lie beyond what is looked into. */
+  touch(at: number, bytes: number): void {
+    const part = mapFile(this.memfd, { offset: at, size: bytes });
+    part.memoryAt(0, bytes).u8.fill(1);
+    part.unmap();
   }
 
   /** Start vring `index` whose parts lie at these guest addresses. @returns its kick and call eventfds */

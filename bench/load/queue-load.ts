@@ -28,6 +28,8 @@ export interface QueueShape {
   blockSize: number;
   /** Seed of the addresses. */
   seed: number;
+  /** Guest address of the data buffers, which this never looks into; behind everything else when left out. */
+  dataAt?: number;
 }
 
 const up = (n: number, to: number) => Math.ceil(n / to) * to;
@@ -39,11 +41,16 @@ export function ringSize(shape: QueueShape): number {
   return size;
 }
 
-/** Guest memory one queue needs. */
+/** Bytes of a queue's data buffers. */
+export function dataBytes(shape: QueueShape): number {
+  return shape.depth * up(shape.bytes, PAGE);
+}
+
+/** Guest memory one queue needs, its data buffers included unless they lie elsewhere. */
 export function queueBytes(shape: QueueShape): number {
   const size = ringSize(shape);
   const rings = up(descBytes(size), PAGE) + up(availBytes(size, true), PAGE) + up(usedBytes(size, true), PAGE);
-  return rings + up(shape.depth * PART * 3, PAGE) + shape.depth * up(shape.bytes, PAGE);
+  return rings + up(shape.depth * PART * 3, PAGE) + (shape.dataAt === undefined ? dataBytes(shape) : 0);
 }
 
 export class QueueLoad {
@@ -83,7 +90,7 @@ export class QueueLoad {
     const used = avail + up(availBytes(size, true), PAGE);
     this.place = { desc: at, avail, used };
     this.parts = used + up(usedBytes(size, true), PAGE);
-    this.data = this.parts + up(shape.depth * PART * 3, PAGE);
+    this.data = shape.dataAt ?? this.parts + up(shape.depth * PART * 3, PAGE);
     this.u16 = memory.u16;
     this.u32 = memory.u32;
     this.avail = avail >> 1;
@@ -137,7 +144,7 @@ export class QueueLoad {
   private descriptor(table: number, i: number, address: number, length: number, flags: number, next: number): void {
     const at = (table >> 2) + i * 4;
     this.u32[at] = address;
-    this.u32[at + 1] = 0;
+    this.u32[at + 1] = Math.floor(address / 2 ** 32);
     this.u32[at + 2] = length;
     this.u32[at + 3] = (next << 16) | flags;
   }
