@@ -9,23 +9,27 @@ import { BdevOp } from '../bdev/bdev.ts';
 const READ = BdevOp.READ;
 const WRITE = BdevOp.WRITE;
 
+/** The writing ones, 0x2a and 0x8a, differ by bit 1. */
 const READ10 = 0x28;
-const WRITE10 = 0x2a;
 const READ16 = 0x88;
-const WRITE16 = 0x8a;
 
-/** A big-endian 32-bit field of a CDB that begins one byte into `low`: bytes 1 to 3 of it and byte 0 of `high`. */
+/** A big-endian 32-bit field of a CDB that begins one byte into `low`: bytes 1 to 3 of it and byte 0 of `high`. Signed. */
 function straddling(low: number, high: number): number {
-  return (((low & 0xff00) << 16) | (low & 0xff_0000) | ((low >>> 16) & 0xff00) | (high & 0xff)) >>> 0;
+  return ((low & 0xff00) << 16) | (low & 0xff_0000) | ((low >>> 16) & 0xff00) | (high & 0xff);
 }
+
+/** What {@link PlainCdb} has in `out`: a BdevOp (READ or WRITE), the first block, how many blocks (never 0). */
+export const CDB_OP = 0;
+export const CDB_LBA = 1;
+export const CDB_BLOCKS = 2;
+const OP = CDB_OP;
+const LBA = CDB_LBA;
+const BLOCKS = CDB_BLOCKS;
 
 /** A CDB as it was read last. */
 export class PlainCdb {
-  op: BdevOp = READ;
-  /** Below 2^32. */
-  lba = 0;
-  /** Never 0. */
-  blocks = 0;
+  /** Not fields: those would hold heap numbers from 2^31 on. */
+  readonly out = new Uint32Array(3);
 
   /**
    * @param code the operation code
@@ -33,23 +37,26 @@ export class PlainCdb {
    * @returns false when the command is not plain
    */
   read(code: number, words: Uint32Array, at: number): boolean {
-    const a = words[at]; // CDB bytes 1 to 4
-    const b = words[at + 1]; // 5 to 8
-    const c = words[at + 2]; // 9 to 12
+    const { out } = this;
+    const a = words[at] | 0; // CDB bytes 1 to 4
+    const b = words[(at + 1) | 0] | 0; // 5 to 8
+    const c = words[(at + 2) | 0] | 0; // 9 to 12
     if ((a & 0xff) !== 0) return false; // RDPROTECT, DPO, FUA
+    let blocks: number;
     let control: number;
-    if (code === READ10 || code === WRITE10) {
-      this.lba = straddling(a, b);
-      this.blocks = ((b >>> 8) & 0xff00) | (b >>> 24);
+    if ((code & ~2) === READ10) {
+      out[LBA] = straddling(a, b);
+      blocks = ((b >>> 8) & 0xff00) | (b >>> 24);
       control = c & 0xff;
-    } else if (code === READ16 || code === WRITE16) {
-      const d = words[at + 3]; // 13 to 16
+    } else if ((code & ~2) === READ16) {
+      const d = words[(at + 3) | 0] | 0; // 13 to 16
       if (straddling(a, b) !== 0) return false;
-      this.lba = straddling(b, c);
-      this.blocks = straddling(c, d);
+      out[LBA] = straddling(b, c);
+      blocks = straddling(c, d);
       control = (d >>> 16) & 0xff;
     } else return false;
-    this.op = (code & 2) === 0 ? READ : WRITE;
-    return control === 0 && this.blocks !== 0;
+    out[OP] = (code & 2) === 0 ? READ : WRITE;
+    out[BLOCKS] = blocks;
+    return control === 0 && blocks !== 0;
   }
 }

@@ -1,6 +1,6 @@
 /**
  * The express lane of a request queue: plain READs and WRITEs on disks that are memory, done in batches and at once, without a
- * slot, a task or a command. What such a request needs stands in columns, and each step is one loop over the batch, so
+ * slot, a task or a command. What such a request needs stands in a table, and each step is one loop over the batch, so
  * that the waits for memory (headers that the guest has just written, blocks of the disk) overlap.
  *
  * Its one rule: it does what the whole way (`RequestQueue.take`) would have done, or leaves the request to that, untouched and in
@@ -11,8 +11,16 @@ import { BdevOp, type DirectAccess } from '../bdev/bdev.ts';
 import { copyMemory } from '../memory/copy.ts';
 import { type Memory, NO_MEMORY } from '../memory/memory.ts';
 import type { Lun } from '../scsi/lun.ts';
-import { PlainCdb } from '../scsi/plain-cdb.ts';
-import { PlainChains } from '../virtio/plain-chains.ts';
+import { CDB_BLOCKS, CDB_LBA, CDB_OP, PlainCdb } from '../scsi/plain-cdb.ts';
+import {
+  PLAIN_BYTES,
+  PLAIN_DATA,
+  PLAIN_IN,
+  PLAIN_REQUEST,
+  PLAIN_RESPONSE,
+  PLAIN_ROW,
+  PlainChains,
+} from '../virtio/plain-chains.ts';
 import { VIRTIO_SCSI_REQUEST, VIRTIO_SCSI_RESPONSE } from '../virtio/scsi-device.ts';
 import { PUBLISH_EVERY } from './limits.ts';
 import type { RunningRing } from './running-ring.ts';
@@ -37,9 +45,21 @@ const GOOD_BYTES = VIRTIO_SCSI_RESPONSE.fields.sense[0];
 /** The header in whole words: 51 bytes are 13. */
 const HEADER_WORDS = 13;
 const SIMPLE = 0;
+// Of a command.
+const OP = CDB_OP;
+const LBA = CDB_LBA;
+const BLOCKS = CDB_BLOCKS;
+// Of the batch's table.
+const ROW_SHIFT = 3;
+const REQUEST = PLAIN_REQUEST;
+const RESPONSE = PLAIN_RESPONSE;
+const DATA = PLAIN_DATA;
+const BYTES = PLAIN_BYTES;
+const IN = PLAIN_IN;
 if (
   HEADER_WORDS !== Math.ceil(VIRTIO_SCSI_REQUEST.size / 4) ||
-  VIRTIO_SCSI_REQUEST.fields.cdb[0] !== ATTR_TO_OPCODE * 4 + 3
+  VIRTIO_SCSI_REQUEST.fields.cdb[0] !== ATTR_TO_OPCODE * 4 + 3 ||
+  PLAIN_ROW !== 1 << ROW_SHIFT
 ) {
   throw new Error('express-lane: the header layout has changed');
 }
@@ -58,7 +78,12 @@ export interface WholeWay {
 }
 
 export class ExpressLane {
-  private readonly chains = new PlainChains(BATCH, VIRTIO_SCSI_REQUEST.size, HEADER_WORDS, VIRTIO_SCSI_RESPONSE.size);
+  private readonly chains = new PlainChains(BATCH, {
+    requestBytes: VIRTIO_SCSI_REQUEST.size,
+    requestWords: HEADER_WORDS,
+    responseBytes: VIRTIO_SCSI_RESPONSE.size,
+    responseFirst: true,
+  });
   private readonly cdb = new PlainCdb();
   /** Where the blocks of a request lie. */
   private readonly place: Memory[] = new Array<Memory>(BATCH).fill(NO_MEMORY);
@@ -100,9 +125,9 @@ export class ExpressLane {
    * ring is read, for the guest's processor takes its time to give it. Another place costs one load in vain.
    */
   expect(): void {
-    const { memory, requestWord } = this.chains;
+    const { memory, rows } = this.chains;
     const words = memory.u32;
-    const at = requestWord[0];
+    const at = rows[REQUEST];
     if (at < words.length) this.touched = (this.touched + words[at]) | 0;
   }
 
@@ -136,10 +161,11 @@ export class ExpressLane {
 
   /** Ask for all headers at once: the guest's processor has each in its cache, and takes its time to give it. */
   private touchHeaders(count: number): void {
-    const { memory, requestWord } = this.chains;
+    const { memory, rows } = this.chains;
     const words = memory.u32;
-    let sum = this.touched;
-    for (let i = 0; i < count; i++) sum = (sum + words[requestWord[i]]) | 0;
+    const end = count | 0;
+    let sum = this.touched | 0;
+    for (let i = 0; i < end; i = (i + 1) | 0) sum = (sum + words[rows[(i << ROW_SHIFT) + REQUEST]]) | 0;
     this.touched = sum;
   }
 
@@ -170,41 +196,44 @@ export class ExpressLane {
    * @returns the number of the first that is not plain, or is for another unit. With writes before it, `beginWrites` was said.
    */
   private decide(from: number, count: number): number {
-    const { cdb, place, placeAt } = this;
-    const { memory: near, requestWord, dataIn, dataBytes } = this.chains;
-    const words = near.u32;
-    let [reads, readBytes, writes, writtenBytes] = [0, 0, 0, 0];
-    let unit = 0;
-    let i = from;
-    let lun: Lun | null = null;
-    let direct: DirectAccess | null = null;
-    let blockSize = 0;
-    for (; i < count; i++) {
-      const w = requestWord[i];
-      const word = words[w + LUN] | 0;
-      if (lun === null || direct === null) {
-        unit = word;
-        lun = this.unitOf(word);
-        direct = this.direct;
-        if (lun === null || direct === null) return i;
-        blockSize = lun.info.blockSize;
-      } else if (word !== unit) break;
-      const first = words[w + ATTR_TO_OPCODE];
-      if ((first & 0xff) !== SIMPLE || !cdb.read(first >>> 24, words, w + ATTR_TO_OPCODE + 1)) break;
-      const { blocks } = cdb;
-      const bytes = dataBytes[i];
-      if (blocks > lun.maxTransfer || blocks * blockSize !== bytes) break;
-      if (cdb.op === READ) {
-        if (dataIn[i] === 0) break;
-      } else if (dataIn[i] !== 0 || lun.writeProtected) break;
-      if (!direct.locate(cdb.lba, blocks)) break;
-      if (cdb.op === READ) {
-        reads++;
-        readBytes += bytes;
+    const { chains, cdb, place, placeAt } = this;
+    const { rows } = chains;
+    const words = chains.memory.u32;
+    const unit = words[rows[(from << ROW_SHIFT) + REQUEST] + LUN] | 0;
+    const lun = this.unitOf(unit);
+    const { direct } = this;
+    if (lun === null || direct === null) return from;
+    const { writeProtected } = lun;
+    const maxTransfer = lun.maxTransfer | 0;
+    const blockSize = lun.info.blockSize | 0;
+    const { out } = cdb;
+    // "| 0": known to be small from here on, where a parameter or a field would be looked at in each round. So are the sums, which
+    // are of one batch.
+    const begin = from | 0;
+    const end = count | 0;
+    let reads = 0;
+    let readBytes = 0;
+    let writes = 0;
+    let writtenBytes = 0;
+    let i = begin;
+    for (; i < end; i = (i + 1) | 0) {
+      const r = i << ROW_SHIFT;
+      const w = rows[r + REQUEST];
+      if (i !== begin && (words[(w + LUN) | 0] | 0) !== unit) break;
+      const first = words[(w + ATTR_TO_OPCODE) | 0] | 0;
+      if ((first & 0xff) !== SIMPLE || !cdb.read(first >>> 24, words, (w + ATTR_TO_OPCODE + 1) | 0)) break;
+      const blocks = out[BLOCKS];
+      const bytes = rows[r + BYTES];
+      if (blocks > maxTransfer || blocks * blockSize !== bytes) break;
+      const reading = out[OP] === READ;
+      if (rows[r + IN] !== (reading ? 1 : 0) || !direct.locate(out[LBA], blocks)) break;
+      if (reading) {
+        reads = (reads + 1) | 0;
+        readBytes = (readBytes + bytes) | 0;
       } else {
-        if (writes === 0 && !lun.tasks.beginWrites()) break;
-        writes++;
-        writtenBytes += bytes;
+        if (writeProtected || (writes === 0 && !lun.tasks.beginWrites())) break;
+        writes = (writes + 1) | 0;
+        writtenBytes = (writtenBytes + bytes) | 0;
       }
       const { memory } = direct;
       if (memory !== null) {
@@ -258,7 +287,7 @@ export class ExpressLane {
   /** Move the data. @returns the number of the first request whose data could not be moved */
   private move(from: number, end: number): number {
     const { place, placeAt } = this;
-    const { dataMemory, dataAt, dataBytes, dataIn } = this.chains;
+    const { dataMemory, rows } = this.chains;
     let i = from;
     try {
       // Blocks at random places are in no cache: ask for all of them, before the first copy has to wait for its own.
@@ -266,8 +295,11 @@ export class ExpressLane {
       if (end - from > 1) for (let j = from; j < end; j++) sum = (sum + place[j].u32[placeAt[j] >> 2]) | 0;
       this.touched = sum;
       for (; i < end; i++) {
-        if (dataIn[i] !== 0) copyMemory(dataMemory[i], dataAt[i], place[i], placeAt[i], dataBytes[i]);
-        else copyMemory(place[i], placeAt[i], dataMemory[i], dataAt[i], dataBytes[i]);
+        const r = i << ROW_SHIFT;
+        const at = rows[r + DATA];
+        const bytes = rows[r + BYTES];
+        if (rows[r + IN] !== 0) copyMemory(dataMemory[i], at, place[i], placeAt[i], bytes);
+        else copyMemory(place[i], placeAt[i], dataMemory[i], at, bytes);
       }
     } catch {
       // Only when memory was revoked under a request, which its owner should have prevented: the disk says what becomes of it.
@@ -280,18 +312,20 @@ export class ExpressLane {
    * data is moved. Nobody looks at them before the used elements are there.
    */
   private respond(from: number, end: number): void {
-    const { memory, responseAt, dataIn, dataBytes } = this.chains;
+    const { memory, rows } = this.chains;
     const words = memory.u32;
     const bytes = memory.u8;
     const { written } = this;
-    for (let i = from; i < end; i++) {
-      written[i] = dataIn[i] !== 0 ? RESPONSE_BYTES + dataBytes[i] : RESPONSE_BYTES;
-      const at = responseAt[i];
+    const stop = end | 0;
+    for (let i = from | 0; i < stop; i = (i + 1) | 0) {
+      const r = i << ROW_SHIFT;
+      written[i] = rows[r + IN] !== 0 ? RESPONSE_BYTES + rows[r + BYTES] : RESPONSE_BYTES;
+      const at = rows[r + RESPONSE];
       if ((at & 3) === 0) {
         const w = at >> 2;
-        words[w + SENSE_LEN] = 0;
-        words[w + RESIDUAL] = 0;
-        words[w + STATUS_WORD] = 0;
+        words[(w + SENSE_LEN) | 0] = 0;
+        words[(w + RESIDUAL) | 0] = 0;
+        words[(w + STATUS_WORD) | 0] = 0;
       } else {
         for (let b = 0; b < GOOD_BYTES; b++) bytes[at + b] = 0;
       }

@@ -210,14 +210,11 @@ export class RunningRing {
     if (this.stopping) return 0;
     const { ring } = this;
     // Recovered heads, and those of memory that may go away, are taken one by one: they cannot be put back.
-    const end = ring.jumpIsIdle || ring.recovering > 0 ? Math.min(1, most) : most;
-    let n = 0;
-    for (; n < end; n++) {
-      const head = ring.pop();
-      if (head < 0) break;
-      heads[n] = head;
-    }
-    return n;
+    if (!ring.jumpIsIdle && ring.recovering === 0) return ring.popMany(heads, most);
+    const head = most > 0 ? ring.pop() : -1;
+    if (head < 0) return 0;
+    heads[0] = head;
+    return 1;
   }
 
   /**

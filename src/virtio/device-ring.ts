@@ -232,6 +232,38 @@ export class DeviceRing {
     return head;
   }
 
+  /**
+   * The heads that `pop` would give one after the other, of those that are known; a look for more is made when there are none. Not for rings whose memory may be exchanged (`jumpIsIdle`), nor while
+   * heads are {@link recovering}.
+   * @returns how many: at most `most`
+   */
+  popMany(heads: Uint16Array, most: number): number {
+    if (this.knownAvail === this.nextAvail && this.look() !== FOUND) return 0;
+    const { avail16, heads: states } = this;
+    const availRing = this.availRing | 0;
+    const mask = this.mask | 0;
+    const size = this.size | 0;
+    const begin = this.nextAvail | 0;
+    const known = (this.knownAvail - begin) & 0xffff;
+    const end = known < most ? known : most | 0;
+    let n = 0;
+    let bad = -1;
+    for (; n < end; n = (n + 1) | 0) {
+      const head = avail16[(availRing + ((begin + n) & mask)) | 0];
+      if (head >= size || states[head] !== FREE) {
+        bad = head;
+        break;
+      }
+      states[head] = IN_FLIGHT;
+      heads[n] = head;
+    }
+    this.inFlight += n;
+    this.nextAvail = (begin + n) & 0xffff;
+    if (this.inflight !== null) for (let i = 0; i < n; i++) this.inflight.taken(heads[i]);
+    if (bad >= 0) this.badHead(bad, this.nextAvail);
+    return n;
+  }
+
   /** @returns FOUND when entries may be read, else what `pop` is to return. */
   private look(): number {
     if (this.broken !== null) return RING_BROKEN;
@@ -371,16 +403,19 @@ export class DeviceRing {
       for (let i = from; i < end; i++) this.push(heads[i], written[i]);
       return;
     }
-    const { heads: states, used32, usedRing, mask } = this;
-    let index = this.usedIndex;
-    for (let i = from; i < end; i++) {
+    const { heads: states, used32 } = this;
+    // "| 0": known to be small from here on, where a parameter or a field would be looked at in each round.
+    const usedRing = this.usedRing | 0;
+    const mask = this.mask | 0;
+    const stop = end | 0;
+    let index = this.usedIndex | 0;
+    for (let i = from | 0; i < stop; i = (i + 1) | 0, index = (index + 1) | 0) {
       const head = heads[i];
       if (states[head] !== IN_FLIGHT) throw new Error(`DeviceRing.push: head ${head} is not in flight`);
       states[head] = FREE;
-      const at = usedRing + ((index & mask) << 1);
+      const at = (usedRing + ((index & mask) << 1)) | 0;
       used32[at] = head;
-      used32[at + 1] = written[i];
-      index++;
+      used32[(at + 1) | 0] = written[i];
     }
     this.usedIndex = index & 0xffff;
     this.inFlight -= end - from;

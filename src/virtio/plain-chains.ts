@@ -5,7 +5,7 @@ import { VIRTQ_DESC } from './layout.ts';
 
 /**
  * A batch of chains of the shape that nearly all have: a header, a response and one data buffer, a descriptor each, in the
- * ring's table or in an indirect one, each buffer in one window of the guest's memory. They are read into columns, so that a
+ * ring's table or in an indirect one, each buffer in one window of the guest's memory. They are read into rows of one table, so that a
  * request costs no object.
  *
  * Its one rule: it takes a chain that is plain, or says no and keeps nothing of it. ChainReader then reads the chain anew and
@@ -27,53 +27,126 @@ const TOO_HIGH_ = TOO_HIGH;
 const DESCRIPTORS = 3;
 const TABLE_BYTES = DESCRIPTORS * VIRTQ_DESC.size;
 
+/** What the batch knows of a chain: a row of numbers, `PLAIN_ROW` of them. Only rows below `count` mean anything. */
+export const PLAIN_ROW = 8;
+/** Where the header lies in `memory`, in words: headers are aligned, and lie with the words asked for in it. */
+export const PLAIN_REQUEST = 0;
+/** Where the response lies in `memory`, bytes: Linux puts it where the header ends, which is aligned to nothing. */
+export const PLAIN_RESPONSE = 1;
+/** Where the data lies in its `dataMemory`, bytes. */
+export const PLAIN_DATA = 2;
+/** Bytes of data: 1 to 2^30. */
+export const PLAIN_BYTES = 3;
+/** 1 when the data is device-writable. */
+export const PLAIN_IN = 4;
+/** Index of the window in which the data lies. */
+const FAR = 5;
+/** In FAR: no window's index. */
+const NONE = -2;
+
+const ROW_SHIFT = 3;
+const REQUEST_ = PLAIN_REQUEST;
+const RESPONSE_ = PLAIN_RESPONSE;
+const DATA_ = PLAIN_DATA;
+const BYTES_ = PLAIN_BYTES;
+const IN_ = PLAIN_IN;
+
+// What the scan needs is in an array, too: a number from there is a machine word for V8, one from a field may be anything, and is
+// looked at again each time it is used.
+const NEAR_PAGE = 0;
+const NEAR_START = 1;
+const NEAR_END = 2;
+const NEAR_BASE = 3;
+const FAR_PAGE = 4;
+const FAR_START = 5;
+const FAR_END = 6;
+const FAR_BASE = 7;
+const FAR_INDEX = 8;
+const REQUEST_BYTES = 9;
+const RESPONSE_BYTES = 10;
+const REQUEST_WORDS = 11;
+/** VIRTQ_DESC_F_WRITE where the response stands before device-writable data, 0 where it is always last. */
+const RESPONSE_FIRST = 12;
+const DESC_AT = 13;
+const ENTRIES = 14;
+const INDIRECT_TOO = 15;
+const NUMBERS = 16;
+
 /** A window in which nothing lies. */
 const NOWHERE = new Row({ gpa: 0, uva: 0, length: 0, memory: NO_MEMORY, base: 0 }, -1, [null]);
+
+export interface PlainShape {
+  readonly requestBytes: number;
+  /** Words from the header's begin on that must be readable: whole words, so perhaps beyond its end. */
+  readonly requestWords: number;
+  readonly responseBytes: number;
+  /** The response stands before device-writable data; else it is always last. */
+  readonly responseFirst: boolean;
+}
 
 export class PlainChains {
   /** Chains in the batch. */
   count = 0;
   readonly capacity: number;
-  readonly requestBytes: number;
-  readonly responseBytes: number;
-
-  // Columns. Only indices below `count` mean anything.
+  /** Of each chain. */
   readonly head: Uint16Array;
-  /** Where the header lies in `memory`, in words: headers are aligned, and lie with the words asked for in it. */
-  readonly requestWord: Int32Array;
-  /** In bytes: Linux puts the response where the header ends, which is aligned to nothing. */
-  readonly responseAt: Int32Array;
   readonly dataMemory: Memory[];
-  readonly dataAt: Int32Array;
-  /** Bytes: 1 to 2^30. */
-  readonly dataBytes: Int32Array;
-  /** 1 when the data is device-writable. */
-  readonly dataIn: Uint8Array;
+  readonly rows: Int32Array;
 
+  private readonly numbers = new Int32Array(NUMBERS);
+  private readonly requestBytes: number;
   private readonly requestWords: number;
+  private readonly responseBytes: number;
+  private readonly responseFirst: boolean;
   private guest: GuestMemory | null = null;
   /** Where the last chain had its header and response, and where its data. */
   private near: Row = NOWHERE;
   private far: Row = NOWHERE;
 
-  /** @param requestWords words from the header's begin on that must be readable: whole words, so perhaps beyond its end */
-  constructor(capacity: number, requestBytes: number, requestWords: number, responseBytes: number) {
+  constructor(capacity: number, shape: PlainShape) {
     this.capacity = capacity;
-    this.requestBytes = requestBytes;
-    this.requestWords = requestWords;
-    this.responseBytes = responseBytes;
+    this.requestBytes = shape.requestBytes;
+    this.requestWords = shape.requestWords;
+    this.responseBytes = shape.responseBytes;
+    this.responseFirst = shape.responseFirst;
+    this.numbers[REQUEST_BYTES] = shape.requestBytes;
+    this.numbers[REQUEST_WORDS] = shape.requestWords;
+    this.numbers[RESPONSE_BYTES] = shape.responseBytes;
+    this.numbers[RESPONSE_FIRST] = shape.responseFirst ? WRITE : 0;
     this.head = new Uint16Array(capacity);
-    this.requestWord = new Int32Array(capacity);
-    this.responseAt = new Int32Array(capacity);
     this.dataMemory = new Array<Memory>(capacity).fill(NO_MEMORY);
-    this.dataAt = new Int32Array(capacity);
-    this.dataBytes = new Int32Array(capacity);
-    this.dataIn = new Uint8Array(capacity);
+    this.rows = new Int32Array(capacity * PLAIN_ROW);
+    this.lieNowhere();
   }
 
   /** Where all headers and responses of the batch lie. */
   get memory(): Memory {
     return this.near.memory;
+  }
+
+  private lieNowhere(): void {
+    this.setNear(NOWHERE);
+    this.setFar(NOWHERE);
+    for (let i = 0; i < this.capacity; i++) this.rows[i * PLAIN_ROW + FAR] = NONE;
+  }
+
+  private setNear(row: Row): void {
+    const { numbers } = this;
+    this.near = row;
+    numbers[NEAR_PAGE] = row.page;
+    numbers[NEAR_START] = row.start;
+    numbers[NEAR_END] = row.end;
+    numbers[NEAR_BASE] = row.base;
+  }
+
+  private setFar(row: Row): void {
+    const { numbers } = this;
+    this.far = row;
+    numbers[FAR_PAGE] = row.page;
+    numbers[FAR_START] = row.start;
+    numbers[FAR_END] = row.end;
+    numbers[FAR_BASE] = row.base;
+    numbers[FAR_INDEX] = row.index;
   }
 
   /**
@@ -96,10 +169,14 @@ export class PlainChains {
     this.count = 0;
     if (guest !== this.guest) {
       this.guest = guest;
-      this.near = this.far = NOWHERE;
+      this.lieNowhere();
     }
+    const { numbers } = this;
+    numbers[DESC_AT] = descAt;
+    numbers[ENTRIES] = size;
+    numbers[INDIRECT_TOO] = indirect ? 1 : 0;
     for (;;) {
-      this.scan(desc, descAt, size, indirect, heads, from, end);
+      this.scan(desc, heads, from, end);
       const at = from + this.count;
       // A chain that lies elsewhere stops the scan: it is read the long way, and the scan goes on where that one lies.
       if (at >= end || !this.readOne(desc, descAt, size, indirect, heads[at])) return this.count;
@@ -107,91 +184,105 @@ export class PlainChains {
   }
 
   /** Read the chains that lie where the last one did: all but the data in one window. No call and no look-up in the loop. */
-  private scan(
-    desc: Uint32Array,
-    descAt: number,
-    size: number,
-    indirect: boolean,
-    heads: Uint16Array,
-    from: number,
-    end: number,
-  ): void {
-    const { near, far, head, requestBytes, responseBytes, requestWords, dataMemory } = this;
-    const { requestWord, responseAt, dataAt, dataBytes, dataIn } = this;
-    const { page: nearPage, start: nearStart, end: nearEnd, base: nearBase, memory: nearMemory } = near;
-    const { page: farPage, start: farStart, end: farEnd, base: farBase, memory: farMemory } = far;
-    const nearWords = nearMemory.u32;
-    const lastRequest = nearWords.length - requestWords;
-    let i = this.count;
-    for (let at = from + i; at < end; at++, i++) {
+  private scan(desc: Uint32Array, heads: Uint16Array, from: number, end: number): void {
+    const { numbers, near, far, head, rows, dataMemory } = this;
+    const nearWords = near.memory.u32;
+    const farMemory = far.memory;
+    const nearPage = numbers[NEAR_PAGE];
+    const nearStart = numbers[NEAR_START];
+    const nearBase = numbers[NEAR_BASE];
+    const requestBytes = numbers[REQUEST_BYTES];
+    const responseBytes = numbers[RESPONSE_BYTES];
+    const lastRequest = (numbers[NEAR_END] - requestBytes) | 0;
+    const lastResponse = (numbers[NEAR_END] - responseBytes) | 0;
+    const lastTable = (numbers[NEAR_END] - TABLE_BYTES) | 0;
+    const lastWord = (nearWords.length - numbers[REQUEST_WORDS]) | 0;
+    const farPage = numbers[FAR_PAGE];
+    const farStart = numbers[FAR_START];
+    const farEnd = numbers[FAR_END];
+    const farBase = numbers[FAR_BASE];
+    const farIndex = numbers[FAR_INDEX];
+    const responseFirst = numbers[RESPONSE_FIRST];
+    const descBase = numbers[DESC_AT];
+    const descEntries = numbers[ENTRIES];
+    const indirect = numbers[INDIRECT_TOO];
+    // "| 0" in sums of small numbers: V8 need not look whether they are still small.
+    let i = this.count | 0;
+    const stop = end | 0;
+    for (let at = (from + i) | 0; at < stop; at = (at + 1) | 0, i = (i + 1) | 0) {
+      const chain = heads[at];
       let table = desc;
-      let base = descAt;
-      let entries = size;
-      let d = base + (heads[at] << WORDS_SHIFT);
-      let first = table[d + FLAGS_WORD];
+      let base = descBase;
+      let entries = descEntries;
+      let d = (base + (chain << WORDS_SHIFT)) | 0;
+      let first = table[(d + FLAGS_WORD) | 0] | 0;
       let lo: number;
       let hi: number;
       let offset: number;
       if ((first & INDIRECT) !== 0) {
-        if (!indirect || (first & NEXT) !== 0 || table[d + LEN_WORD] !== TABLE_BYTES) break;
-        lo = table[d];
-        hi = table[d + 1];
+        if (indirect === 0 || (first & NEXT) !== 0 || (table[(d + LEN_WORD) | 0] | 0) !== TABLE_BYTES) break;
+        lo = table[d] | 0;
+        hi = table[(d + 1) | 0] | 0;
         offset = lo & PAGE_MASK_;
         if (((hi & TOO_HIGH_) | (((hi << 2) | (lo >>> BITS)) ^ nearPage)) !== 0) break;
-        if (offset < nearStart || TABLE_BYTES > nearEnd - offset || ((offset + nearBase) & 3) !== 0) break;
+        if (offset < nearStart || offset > lastTable || ((offset + nearBase) & 3) !== 0) break;
         table = nearWords;
-        d = base = (offset + nearBase) >> 2;
+        d = base = ((offset + nearBase) | 0) >> 2;
         entries = DESCRIPTORS;
-        first = table[d + FLAGS_WORD];
+        first = table[(d + FLAGS_WORD) | 0] | 0;
       }
 
       // The header.
-      if ((first & FLAGS) !== NEXT || table[d + LEN_WORD] !== requestBytes) break;
-      lo = table[d];
-      hi = table[d + 1];
+      if ((first & FLAGS) !== NEXT || (table[(d + LEN_WORD) | 0] | 0) !== requestBytes) break;
+      lo = table[d] | 0;
+      hi = table[(d + 1) | 0] | 0;
       offset = lo & PAGE_MASK_;
       if (((hi & TOO_HIGH_) | (((hi << 2) | (lo >>> BITS)) ^ nearPage)) !== 0) break;
-      if (offset < nearStart || requestBytes > nearEnd - offset) break;
-      const request = offset + nearBase;
-      if ((request & 3) !== 0 || request >> 2 > lastRequest) break;
+      if (offset < nearStart || offset > lastRequest) break;
+      const request = (offset + nearBase) | 0;
+      if ((request & 3) !== 0 || request >> 2 > lastWord) break;
 
       // The other two, in one of the two orders.
       let next = first >>> 16;
       if (next >= entries) break;
-      const second = base + (next << WORDS_SHIFT);
-      const secondFlags = table[second + FLAGS_WORD];
+      const second = (base + (next << WORDS_SHIFT)) | 0;
+      const secondFlags = table[(second + FLAGS_WORD) | 0] | 0;
       if ((secondFlags & (NEXT | INDIRECT)) !== NEXT) break;
       next = secondFlags >>> 16;
       if (next >= entries) break;
-      const third = base + (next << WORDS_SHIFT);
-      if ((table[third + FLAGS_WORD] & FLAGS) !== WRITE) break;
-      const reads = (secondFlags & WRITE) !== 0;
+      const third = (base + (next << WORDS_SHIFT)) | 0;
+      if ((table[(third + FLAGS_WORD) | 0] & FLAGS) !== WRITE) break;
+      const early = secondFlags & responseFirst;
 
-      d = reads ? second : third;
-      if (table[d + LEN_WORD] !== responseBytes) break;
-      lo = table[d];
-      hi = table[d + 1];
+      d = early !== 0 ? second : third;
+      if ((table[(d + LEN_WORD) | 0] | 0) !== responseBytes) break;
+      lo = table[d] | 0;
+      hi = table[(d + 1) | 0] | 0;
       offset = lo & PAGE_MASK_;
       if (((hi & TOO_HIGH_) | (((hi << 2) | (lo >>> BITS)) ^ nearPage)) !== 0) break;
-      if (offset < nearStart || responseBytes > nearEnd - offset) break;
-      const response = offset + nearBase;
+      if (offset < nearStart || offset > lastResponse) break;
+      const response = (offset + nearBase) | 0;
 
-      d = reads ? third : second;
-      const bytes = table[d + LEN_WORD] | 0;
-      lo = table[d];
-      hi = table[d + 1];
+      d = early !== 0 ? third : second;
+      const bytes = table[(d + LEN_WORD) | 0] | 0;
+      lo = table[d] | 0;
+      hi = table[(d + 1) | 0] | 0;
       offset = lo & PAGE_MASK_;
       if (((hi & TOO_HIGH_) | (((hi << 2) | (lo >>> BITS)) ^ farPage)) !== 0) break;
-      if (offset < farStart || bytes <= 0 || bytes > farEnd - offset) break;
+      if (offset < farStart || bytes <= 0 || bytes > ((farEnd - offset) | 0)) break;
 
-      head[i] = heads[at];
+      head[i] = chain;
+      const r = i << ROW_SHIFT;
+      rows[r | REQUEST_] = request >> 2;
+      rows[r | RESPONSE_] = response;
+      rows[r | DATA_] = offset + farBase;
+      rows[r | BYTES_] = bytes;
+      rows[r | IN_] = (secondFlags >>> 1) & 1;
       // Comparing costs less than storing a reference.
-      if (dataMemory[i] !== farMemory) dataMemory[i] = farMemory;
-      requestWord[i] = request >> 2;
-      responseAt[i] = response;
-      dataAt[i] = offset + farBase;
-      dataBytes[i] = bytes;
-      dataIn[i] = reads ? 1 : 0;
+      if (rows[r | FAR] !== farIndex) {
+        rows[r | FAR] = farIndex;
+        dataMemory[i] = farMemory;
+      }
     }
     this.count = i;
   }
@@ -227,7 +318,8 @@ export class PlainChains {
     if (row === null || (i > 0 && row !== this.near)) return false;
     const offset = offsetOf(row, lo);
     if ((offset & 3) !== 0 || (offset >> 2) + this.requestWords > row.memory.u32.length) return false;
-    this.requestWord[i] = offset >> 2;
+    const r = i << ROW_SHIFT;
+    this.rows[r + REQUEST_] = offset >> 2;
 
     // Response and data, or data and response.
     let next = word >>> 16;
@@ -236,7 +328,8 @@ export class PlainChains {
     word = table[at + FLAGS_WORD] | 0;
     if ((word & (NEXT | INDIRECT)) !== NEXT) return false;
     const dataIn = word & WRITE;
-    if (dataIn !== 0) {
+    const early = dataIn !== 0 && this.responseFirst;
+    if (early) {
       if (!this.readResponse(table, at, i, guest, row)) return false;
     } else if (!this.readData(table, at, i, guest)) return false;
     next = word >>> 16;
@@ -244,13 +337,13 @@ export class PlainChains {
     at = base + (next << WORDS_SHIFT);
     word = table[at + FLAGS_WORD] | 0;
     if ((word & FLAGS) !== WRITE) return false;
-    if (dataIn !== 0) {
+    if (early) {
       if (!this.readData(table, at, i, guest)) return false;
     } else if (!this.readResponse(table, at, i, guest, row)) return false;
 
-    this.near = row;
+    if (row !== this.near) this.setNear(row);
     this.head[i] = head;
-    this.dataIn[i] = dataIn >> 1;
+    this.rows[r + IN_] = dataIn >> 1;
     this.count = i + 1;
     return true;
   }
@@ -259,7 +352,7 @@ export class PlainChains {
     if (table[at + LEN_WORD] !== this.responseBytes) return false;
     const lo = table[at] | 0;
     if (guest.whole(lo, table[at + 1] | 0, this.responseBytes) !== near) return false;
-    this.responseAt[i] = offsetOf(near, lo);
+    this.rows[(i << ROW_SHIFT) + RESPONSE_] = offsetOf(near, lo);
     return true;
   }
 
@@ -268,10 +361,12 @@ export class PlainChains {
     const lo = table[at] | 0;
     const row = guest.whole(lo, table[at + 1] | 0, bytes);
     if (row === null) return false;
-    this.far = row;
+    if (row !== this.far) this.setFar(row);
+    const r = i << ROW_SHIFT;
+    this.rows[r | FAR] = row.index;
+    this.rows[r + DATA_] = offsetOf(row, lo);
+    this.rows[r + BYTES_] = bytes;
     this.dataMemory[i] = row.memory;
-    this.dataAt[i] = offsetOf(row, lo);
-    this.dataBytes[i] = bytes;
     return true;
   }
 
@@ -279,7 +374,7 @@ export class PlainChains {
   forget(): void {
     this.count = 0;
     this.guest = null;
-    this.near = this.far = NOWHERE;
+    this.lieNowhere();
     this.dataMemory.fill(NO_MEMORY);
   }
 }

@@ -1,6 +1,7 @@
 import { SgList } from '../../src/memory/sg-list.ts';
 import { DeviceRing, type DeviceRingOptions, RING_BROKEN, RING_EMPTY } from '../../src/virtio/device-ring.ts';
 import { FakeGuest, FakeRing, type FakeRingOptions, readable, writable } from '../support/fake-driver.ts';
+import { budget, fc } from '../support/property.ts';
 import { assert, suite } from '../support/suite.ts';
 
 const test = suite('device ring');
@@ -286,6 +287,57 @@ test('a new place that cannot hold the ring breaks it', () => {
   assert.is(device.pop(), RING_BROKEN);
   device.replaceMemory(driver.place, guest.memory);
   assert.is(device.pop(), RING_BROKEN); // broken is for good
+});
+
+test('many heads at once are those that come one by one, bad ones and pushes of many too', () => {
+  const step = fc.record({
+    /** What the driver offers; 8 and more are no heads. */
+    heads: fc.array(fc.oneof({ weight: 20, arbitrary: fc.nat(7) }, { weight: 1, arbitrary: fc.nat(0xffff) }), {
+      maxLength: 6,
+    }),
+    most: fc.nat(8),
+    complete: fc.nat(8),
+  });
+  const seen = { taken: 0, broken: 0 };
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 40 }), fc.nat(0xffff), (steps, base) => {
+      const one = setup(8, { base });
+      const many = setup(8, { base });
+      const heads = new Uint16Array(8);
+      const written = new Int32Array(8);
+      const held: number[] = [];
+      for (const { heads: offered, most, complete } of steps) {
+        one.driver.offer(...offered);
+        many.driver.offer(...offered);
+        const expected: number[] = [];
+        for (let head = 0; expected.length < most; expected.push(head)) {
+          head = one.device.pop();
+          if (head < 0) break;
+        }
+        // It gives those that are known, and looks for more when there are none.
+        const taken: number[] = [];
+        for (let n = 1; n > 0 && taken.length < most; taken.push(...heads.subarray(0, n))) {
+          n = many.device.popMany(heads, most - taken.length);
+        }
+        assert.equal(taken, expected);
+        held.push(...expected);
+        seen.taken += expected.length;
+        const done = held.splice(0, complete);
+        done.forEach((head, i) => {
+          heads[i] = head;
+          written[i] = -head;
+          one.device.push(head, -head);
+        });
+        many.device.pushMany(heads, written, 0, done.length);
+        assert.is(many.device.publish(), one.device.publish());
+        assert.equal(many.driver.collect(), one.driver.collect());
+        assert.equal(many.device.dump(), one.device.dump());
+      }
+      if (one.device.broken !== null) seen.broken++;
+    }),
+    budget(300),
+  );
+  assert.ok(seen.taken > 100 && seen.broken > 10, JSON.stringify(seen));
 });
 
 test('dump shows both sides', () => {
