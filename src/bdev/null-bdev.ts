@@ -88,12 +88,15 @@ export class NullChannel implements BdevChannel, DirectAccess {
   readonly zeroCopy = true;
   private readonly stats: ChannelStats;
   private removed = false;
+  /** Blocks that transfers on the spot may name: none once it is removed. */
+  private blocks: number;
   readonly direct: DirectAccess = this;
   readonly memory = null;
   readonly offset = 0;
 
   constructor(share: BdevShare) {
     this.info = { ...share.info };
+    this.blocks = this.info.numBlocks;
     this.stats = claimStats(share.stats);
   }
 
@@ -108,7 +111,7 @@ export class NullChannel implements BdevChannel, DirectAccess {
   }
 
   locate(lba: number, blocks: number): boolean {
-    return !this.removed && lba + blocks <= this.info.numBlocks;
+    return lba + blocks <= this.blocks;
   }
 
   done(op: BdevOp, requests: number, bytes: number): void {
@@ -123,10 +126,12 @@ export class NullChannel implements BdevChannel, DirectAccess {
 
   resized(share: BdevShare): void {
     this.info.numBlocks = share.info.numBlocks;
+    if (!this.removed) this.blocks = share.info.numBlocks;
   }
 
   remove(): void {
     this.removed = true;
+    this.blocks = 0;
   }
 
   close(): void {

@@ -1,13 +1,7 @@
-import { BdevOp } from '../bdev/bdev.ts';
-
 /**
  * READ and WRITE (10) and (16) with nothing special about them, read straight from the words of a command header in shared
  * memory: what is loaded is loaded once, and only the result is kept. Everything else is not plain, and `Lun.execute` judges it.
  */
-
-// Own copies of what the hot path uses: a constant of another module is loaded and checked at each use.
-const READ = BdevOp.READ;
-const WRITE = BdevOp.WRITE;
 
 /** The writing ones, 0x2a and 0x8a, differ by bit 1. */
 const READ10 = 0x28;
@@ -18,18 +12,14 @@ function straddling(low: number, high: number): number {
   return ((low & 0xff00) << 16) | (low & 0xff_0000) | ((low >>> 16) & 0xff00) | (high & 0xff);
 }
 
-/** What {@link PlainCdb} has in `out`: a BdevOp (READ or WRITE), the first block, how many blocks (never 0). */
-export const CDB_OP = 0;
-export const CDB_LBA = 1;
-export const CDB_BLOCKS = 2;
-const OP = CDB_OP;
-const LBA = CDB_LBA;
-const BLOCKS = CDB_BLOCKS;
-
-/** A CDB as it was read last. */
+/** A CDB as it was read last. All fields are 32-bit words, which V8 keeps as small integers. */
 export class PlainCdb {
-  /** Not fields: those would hold heap numbers from 2^31 on. */
-  readonly out = new Uint32Array(3);
+  /** 1 for a READ, whose data goes in; 0 for a WRITE. */
+  dataIn = 1;
+  /** First block; `>>> 0` is the number. */
+  lba = 0;
+  /** 1 to 2^31 - 1. */
+  blocks = 0;
 
   /**
    * @param code the operation code
@@ -37,7 +27,6 @@ export class PlainCdb {
    * @returns false when the command is not plain
    */
   read(code: number, words: Uint32Array, at: number): boolean {
-    const { out } = this;
     const a = words[at] | 0; // CDB bytes 1 to 4
     const b = words[(at + 1) | 0] | 0; // 5 to 8
     const c = words[(at + 2) | 0] | 0; // 9 to 12
@@ -45,18 +34,18 @@ export class PlainCdb {
     let blocks: number;
     let control: number;
     if ((code & ~2) === READ10) {
-      out[LBA] = straddling(a, b);
+      this.lba = straddling(a, b);
       blocks = ((b >>> 8) & 0xff00) | (b >>> 24);
       control = c & 0xff;
     } else if ((code & ~2) === READ16) {
       const d = words[(at + 3) | 0] | 0; // 13 to 16
       if (straddling(a, b) !== 0) return false;
-      out[LBA] = straddling(b, c);
+      this.lba = straddling(b, c);
       blocks = straddling(c, d);
       control = (d >>> 16) & 0xff;
     } else return false;
-    out[OP] = (code & 2) === 0 ? READ : WRITE;
-    out[BLOCKS] = blocks;
-    return control === 0 && blocks !== 0;
+    this.dataIn = ((code >>> 1) & 1) ^ 1;
+    this.blocks = blocks;
+    return control === 0 && blocks > 0;
   }
 }

@@ -11,7 +11,7 @@ import { BdevOp, type DirectAccess } from '../bdev/bdev.ts';
 import { copyMemory } from '../memory/copy.ts';
 import { type Memory, NO_MEMORY } from '../memory/memory.ts';
 import type { Lun } from '../scsi/lun.ts';
-import { CDB_BLOCKS, CDB_LBA, CDB_OP, PlainCdb } from '../scsi/plain-cdb.ts';
+import { PlainCdb } from '../scsi/plain-cdb.ts';
 import {
   PLAIN_BYTES,
   PLAIN_DATA,
@@ -45,10 +45,6 @@ const GOOD_BYTES = VIRTIO_SCSI_RESPONSE.fields.sense[0];
 /** The header in whole words: 51 bytes are 13. */
 const HEADER_WORDS = 13;
 const SIMPLE = 0;
-// Of a command.
-const OP = CDB_OP;
-const LBA = CDB_LBA;
-const BLOCKS = CDB_BLOCKS;
 // Of the batch's table.
 const ROW_SHIFT = 3;
 const REQUEST = PLAIN_REQUEST;
@@ -165,7 +161,7 @@ export class ExpressLane {
     const words = memory.u32;
     const end = count | 0;
     let sum = this.touched | 0;
-    for (let i = 0; i < end; i = (i + 1) | 0) sum = (sum + words[rows[(i << ROW_SHIFT) + REQUEST]]) | 0;
+    for (let i = 0; i < end; i = (i + 1) | 0) sum = (sum + words[rows[(i << ROW_SHIFT) | REQUEST]]) | 0;
     this.touched = sum;
   }
 
@@ -199,42 +195,36 @@ export class ExpressLane {
     const { chains, cdb, place, placeAt } = this;
     const { rows } = chains;
     const words = chains.memory.u32;
-    const unit = words[rows[(from << ROW_SHIFT) + REQUEST] + LUN] | 0;
+    const unit = words[rows[(from << ROW_SHIFT) | REQUEST] + LUN] | 0;
     const lun = this.unitOf(unit);
     const { direct } = this;
     if (lun === null || direct === null) return from;
     const { writeProtected } = lun;
     const maxTransfer = lun.maxTransfer | 0;
     const blockSize = lun.info.blockSize | 0;
-    const { out } = cdb;
     // "| 0": known to be small from here on, where a parameter or a field would be looked at in each round. So are the sums, which
     // are of one batch.
     const begin = from | 0;
     const end = count | 0;
-    let reads = 0;
     let readBytes = 0;
     let writes = 0;
     let writtenBytes = 0;
     let i = begin;
     for (; i < end; i = (i + 1) | 0) {
       const r = i << ROW_SHIFT;
-      const w = rows[r + REQUEST];
+      const w = rows[r | REQUEST];
       if (i !== begin && (words[(w + LUN) | 0] | 0) !== unit) break;
       const first = words[(w + ATTR_TO_OPCODE) | 0] | 0;
       if ((first & 0xff) !== SIMPLE || !cdb.read(first >>> 24, words, (w + ATTR_TO_OPCODE + 1) | 0)) break;
-      const blocks = out[BLOCKS];
-      const bytes = rows[r + BYTES];
-      if (blocks > maxTransfer || blocks * blockSize !== bytes) break;
-      const reading = out[OP] === READ;
-      if (rows[r + IN] !== (reading ? 1 : 0) || !direct.locate(out[LBA], blocks)) break;
-      if (reading) {
-        reads = (reads + 1) | 0;
-        readBytes = (readBytes + bytes) | 0;
-      } else {
+      const { blocks, dataIn } = cdb;
+      const bytes = rows[r | BYTES];
+      if (blocks > maxTransfer || Math.imul(blocks, blockSize) !== bytes) break;
+      if (rows[r | IN] !== dataIn || !direct.locate(cdb.lba >>> 0, blocks)) break;
+      if (dataIn === 0) {
         if (writeProtected || (writes === 0 && !lun.tasks.beginWrites())) break;
         writes = (writes + 1) | 0;
         writtenBytes = (writtenBytes + bytes) | 0;
-      }
+      } else readBytes = (readBytes + bytes) | 0;
       const { memory } = direct;
       if (memory !== null) {
         if (place[i] !== memory) place[i] = memory; // comparing costs less than storing a reference
@@ -242,7 +232,7 @@ export class ExpressLane {
       }
     }
     this.lun = lun;
-    this.reads = reads;
+    this.reads = (i - begin - writes) | 0;
     this.readBytes = readBytes;
     this.writes = writes;
     this.writtenBytes = writtenBytes;
@@ -296,9 +286,9 @@ export class ExpressLane {
       this.touched = sum;
       for (; i < end; i++) {
         const r = i << ROW_SHIFT;
-        const at = rows[r + DATA];
-        const bytes = rows[r + BYTES];
-        if (rows[r + IN] !== 0) copyMemory(dataMemory[i], at, place[i], placeAt[i], bytes);
+        const at = rows[r | DATA];
+        const bytes = rows[r | BYTES];
+        if (rows[r | IN] !== 0) copyMemory(dataMemory[i], at, place[i], placeAt[i], bytes);
         else copyMemory(place[i], placeAt[i], dataMemory[i], at, bytes);
       }
     } catch {
@@ -319,8 +309,8 @@ export class ExpressLane {
     const stop = end | 0;
     for (let i = from | 0; i < stop; i = (i + 1) | 0) {
       const r = i << ROW_SHIFT;
-      written[i] = rows[r + IN] !== 0 ? RESPONSE_BYTES + rows[r + BYTES] : RESPONSE_BYTES;
-      const at = rows[r + RESPONSE];
+      written[i] = rows[r | IN] !== 0 ? RESPONSE_BYTES + rows[r | BYTES] : RESPONSE_BYTES;
+      const at = rows[r | RESPONSE];
       if ((at & 3) === 0) {
         const w = at >> 2;
         words[(w + SENSE_LEN) | 0] = 0;
