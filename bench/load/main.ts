@@ -4,10 +4,11 @@
  */
 import { parseArgs } from 'node:util';
 import { pinThread } from '../../src/sys/affinity.ts';
-import { Rig, Unsupported } from './rig.ts';
+import { drive, Rig, Unsupported } from './rig.ts';
 
 const OPTIONS = {
-  socket: { type: 'string' },
+  /** Several: a front end at each, all kept busy at once. */
+  socket: { type: 'string', multiple: true },
   device: { type: 'string', default: 'scsi' },
   target: { type: 'string', default: '0' },
   op: { type: 'string', default: 'read' },
@@ -35,25 +36,28 @@ if (values.cpu !== undefined) pinThread(Number(values.cpu));
 
 const device = values.device === 'blk' ? 'blk' : 'scsi';
 const op = values.op === 'write' ? 'write' : 'read';
-let rig: Rig;
+const rigs: Rig[] = [];
 try {
-  rig = new Rig({
-    socket: values.socket,
-    device,
-    target: Number(values.target),
-    op,
-    bytes: Number(values.bytes),
-    depth: Number(values.depth),
-    queues: Number(values.queues),
-    indirect: values.indirect,
-    span: Number(values.span) * 2 ** 20,
-  });
+  for (const socket of values.socket) {
+    const rig = new Rig({
+      socket,
+      device,
+      target: Number(values.target),
+      op,
+      bytes: Number(values.bytes),
+      depth: Number(values.depth),
+      queues: Number(values.queues),
+      indirect: values.indirect,
+      span: Number(values.span) * 2 ** 20,
+    });
+    rigs.push(rig);
+  }
 } catch (error) {
   if (!(error instanceof Unsupported)) throw error;
   console.log(JSON.stringify({ unsupported: error.message }));
   process.exit(0);
 }
-const { loads } = rig;
+const loads = rigs.flatMap((rig) => rig.loads);
 
 /** Latencies in log2/16 buckets of nanoseconds. */
 const histogram = new Float64Array(64 * 16);
@@ -103,10 +107,10 @@ if (values.latency) {
     samples.push((done / (performance.now() - begin)) * 1000);
   }
 } else {
-  rig.drive(Number(values.warmup) * 1000);
+  drive(loads, Number(values.warmup) * 1000);
   for (let i = 0; i < Number(values.samples); i++) {
     const begin = performance.now();
-    const done = rig.drive(seconds * 1000);
+    const done = drive(loads, seconds * 1000);
     samples.push((done / (performance.now() - begin)) * 1000);
   }
 }
@@ -120,4 +124,4 @@ if (values.latency)
     max: slowest * 1000,
   };
 console.log(JSON.stringify(result));
-rig.close();
+for (const rig of rigs) rig.close();

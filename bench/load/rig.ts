@@ -72,13 +72,7 @@ export class Rig {
 
   /** Keep the queues full for some milliseconds. @returns requests done */
   drive(ms: number): number {
-    const { loads } = this;
-    const until = performance.now() + ms;
-    let done = 0;
-    do {
-      for (let i = 0; i < LOOKS; i++) for (let q = 0; q < loads.length; q++) done += loads[q].turn(false);
-    } while (performance.now() < until);
-    return done;
+    return drive(this.loads, ms);
   }
 
   /** As `drive`, but give up as soon as nothing comes for `gap` milliseconds. @returns requests done, or -1 */
@@ -105,6 +99,16 @@ export class Rig {
     for (let i = 0; i < this.vrings; i++) this.frontEnd.stopQueue(i);
     this.frontEnd.close();
   }
+}
+
+/** Keep queues full for some milliseconds. @returns requests done */
+export function drive(loads: readonly QueueLoad[], ms: number): number {
+  const until = performance.now() + ms;
+  let done = 0;
+  do {
+    for (let i = 0; i < LOOKS; i++) for (let q = 0; q < loads.length; q++) done += loads[q].turn(false);
+  } while (performance.now() < until);
+  return done;
 }
 
 /** The back end cannot do what the case asks for. */
