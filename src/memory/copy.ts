@@ -5,13 +5,14 @@ import type { Memory } from './memory.ts';
  * wrong offset is an error of ours and never a wild write.
  */
 
-type NativeCopy = (dst: number, src: number, bytes: number) => void;
+/** Both ranges were checked. By Memory and offset, not by address: those are small integers, which no call turns into objects. */
+type NativeCopy = (dst: Memory, dstOff: number, src: Memory, srcOff: number, bytes: number) => void;
 let nativeCopy: NativeCopy | undefined;
 
 /** Shorter copies than this cost less as a loop than as a call. Bytes. */
 const NATIVE_FROM = 64;
 
-/** src/sys gives the C library's memcpy here when it is loaded; without it typed arrays do the work. */
+/** src/sys gives its copy between mapped memories here when it is loaded; without it typed arrays do the work. */
 export function useNativeCopy(fn: NativeCopy | undefined): void {
   nativeCopy = fn;
 }
@@ -40,7 +41,7 @@ export function copyMemory(dst: Memory, dstOff: number, src: Memory, srcOff: num
     const s = src.u8;
     for (; i < bytes; i++) d[dstOff + i] = s[srcOff + i];
   } else if (nativeCopy !== undefined && dst.address !== 0 && src.address !== 0) {
-    nativeCopy(dst.address + dstOff, src.address + srcOff, bytes);
+    nativeCopy(dst, dstOff, src, srcOff, bytes);
   } else {
     dst.u8.set(src.u8.subarray(srcOff, srcOff + bytes), dstOff);
   }

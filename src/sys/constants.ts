@@ -35,6 +35,8 @@ export const MAP = {
   NORESERVE: 0x4000,
   POPULATE: 0x8000,
   HUGETLB: 0x40000,
+  /** As FIXED, but fails with EEXIST where something is mapped; no more than a hint to kernels before 4.17. */
+  FIXED_NOREPLACE: 0x10_0000,
   /** log2 of the huge page size goes into the flags from this bit on. */
   HUGE_SHIFT: 26,
 } as const;

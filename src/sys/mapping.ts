@@ -7,13 +7,13 @@
  * has no page left for a hole in it. The file's size is checked, and a seal against shrinking asked for, before
  * mapping; `sealed` says whether there is one.
  */
-import './native-copy.ts';
 import { MAX_MEMORY, Memory } from '../memory/memory.ts';
 import { AddressRange, type RangeShare } from './address-range.ts';
 import { F, F_SEAL, MADV, MAP, MFD, PROT } from './constants.ts';
 import { check, ERRNO, SysError } from './errno.ts';
 import { Fd, fstat, ftruncate, hugePageSize, sealAgainstShrink } from './fd.ts';
 import * as libc from './libc.ts';
+import { WIDE_RANGE } from './native-copy.ts';
 
 export const PAGE_SIZE = libc.getpagesize();
 
@@ -22,6 +22,8 @@ export const PAGE_SIZE = libc.getpagesize();
  */
 export const OVERHANG = 0x10_0000;
 
+/** Bytes. Also of transparent huge pages. */
+const DEFAULT_HUGE_PAGE = 0x20_0000;
 /** Mappings of at least this many bytes would fill the low addresses alone. */
 const LOW_MOST = 0x3000_0000;
 /** Longest ArrayBuffer over mapped memory (see libc.viewOf). */
@@ -167,16 +169,42 @@ export class Mapping {
 }
 
 /**
- * mmap(2), below 2 GiB while there is room (the kernel gives out the half above 1 GiB). Such an address is a small
- * integer for V8. Others are heap numbers, of which a copy makes two to pass them to the C library: 32 bytes and some 30 ns
- * a request. For memory of small guests and disks, then, nothing is allocated; large ones pay that.
+ * mmap(2), where copies are cheapest (see native-copy.ts): below 2 GiB while there is room (the kernel gives out the half
+ * above 1 GiB), else in the wide range, if there is one, else anywhere.
+ * @param granule the beginning should be a multiple of this, bytes
  */
-function map(length: number, prot: number, flags: number, fd: number, offset: number): number {
+function map(length: number, prot: number, flags: number, fd: number, offset: number, granule: number): number {
   if (process.arch === 'x64' && length < LOW_MOST) {
     const start = libc.mmap(0, length, prot, flags | MAP.LOW, fd, offset);
     if (start >= 0) return start;
   }
+  if (WIDE_RANGE !== null) {
+    const start = mapInRange(WIDE_RANGE, length, prot, flags, fd, offset, Math.max(granule, DEFAULT_HUGE_PAGE));
+    if (start >= 0) return start;
+  }
   return libc.mmap(0, length, prot, flags, fd, offset);
+}
+
+/**
+ * mmap(2) at the first place of the range that is free. The kernel is asked for one after the other: it knows what is
+ * free, also when other threads map and unmap at this moment, and gives nothing out there by itself, so that the range
+ * need not be reserved. @returns -1 when there is no place, or the kernel refuses for another reason
+ */
+function mapInRange(
+  range: { from: number; to: number },
+  length: number,
+  prot: number,
+  flags: number,
+  fd: number,
+  offset: number,
+  step: number,
+): number {
+  for (let at = Math.ceil(range.from / step) * step; at + length <= range.to; at += step) {
+    const start = libc.mmap(at, length, prot, flags | MAP.FIXED_NOREPLACE, fd, offset);
+    if (start >= 0) return start;
+    if (libc.errno() !== ERRNO.EEXIST) break;
+  }
+  return -1;
 }
 
 export interface MapFileOptions {
@@ -212,7 +240,7 @@ export function mapFile(fd: Fd, options: MapFileOptions): Mapping {
   const granule = hugePage || PAGE_SIZE;
   const lead = offset % granule;
   const length = Math.ceil((lead + size) / granule) * granule;
-  const start = map(length, prot, MAP.SHARED | flags, fd.number, offset - lead);
+  const start = map(length, prot, MAP.SHARED | flags, fd.number, offset - lead, granule);
   if (start < 0) throw new SysError('mmap', libc.errno(), `${size} bytes at ${offset}`);
   const mapping = new Mapping(
     new AddressRange(start, length),
@@ -241,8 +269,6 @@ export interface MapAnonymousOptions {
   dontDump?: boolean;
 }
 
-const DEFAULT_HUGE_PAGE = 0x20_0000;
-
 function hugeFlags(bytes: number): number {
   const shift = Math.log2(bytes);
   if (!Number.isInteger(shift)) throw new RangeError(`huge pages of ${bytes} bytes: not a power of two`);
@@ -268,7 +294,7 @@ export function mapAnonymous(size: number, options: MapAnonymousOptions = {}): M
   if (hugepages !== false) flags += MAP.HUGETLB + hugeFlags(granule);
   if (populate) flags += MAP.POPULATE;
   if (noReserve) flags += MAP.NORESERVE;
-  const start = map(length, PROT.READ | PROT.WRITE, flags, -1, 0);
+  const start = map(length, PROT.READ | PROT.WRITE, flags, -1, 0, granule);
   if (start < 0) {
     const error = libc.errno();
     throw hugepages === false ? new SysError('mmap', error, `${size} bytes`) : hugeError(error, size, granule);
