@@ -94,6 +94,8 @@ export class ExpressLane {
   private detour = 0;
   /** No head follows those of the batch. */
   private last = false;
+  /** The memory under the ring was exchanged: what is left of the heads goes back. */
+  private astray = false;
   private ticks = 0;
   /** What was loaded for no other reason than to have it in the cache. */
   private touched = 0;
@@ -129,30 +131,38 @@ export class ExpressLane {
 
   /** Do the requests of these heads, as `next` gave them, in their order, or send them the whole way. */
   take(heads: Uint16Array, count: number): void {
+    this.astray = false;
     for (let i = 0; i < count; ) {
       let read = 0;
       if (this.detour > 0) this.detour--;
       else if (this.ring.ring.broken === null) read = this.ring.readPlain(heads, i, count, this.chains);
       if (read > 0) {
-        i += read;
-        this.last = i === count;
-        this.run(read);
-      } else this.leave(heads[i++]);
+        this.last = i + read === count;
+        i += this.run(read);
+      } else if (read === 0) this.leave(heads[i++]);
+      else this.astray = true;
+      if (this.astray) {
+        this.ring.again(heads, i, count);
+        return;
+      }
     }
   }
 
-  /** Do the batch. */
-  private run(count: number): void {
+  /** Do the batch. @returns how many are done or have gone the whole way: all, unless the memory went away */
+  private run(count: number): number {
     if (count > 1) this.touchHeaders(count);
     for (let i = 0; i < count; ) {
       const decided = this.ring.ring.broken === null ? this.decide(i, count) : i;
       const done = decided > i ? this.perform(i, decided) : i;
       if (done > i && done === decided) i = done;
+      else if (this.astray) return i;
       else {
         this.leave(this.chains.head[done]);
         i = done + 1;
+        if (this.astray) return i;
       }
     }
+    return count;
   }
 
   /** Ask for all headers at once: the guest's processor has each in its cache, and takes its time to give it. */
@@ -167,8 +177,14 @@ export class ExpressLane {
 
   /** One goes the whole way; but behind one that broke the ring there nothing is done: it was never taken. */
   private leave(head: number): void {
-    if (this.ring.ring.broken === null) this.whole.take(head);
-    else this.ring.ring.unpop(head);
+    const { ring } = this.ring;
+    if (ring.broken !== null) {
+      ring.unpop(head);
+      return;
+    }
+    this.whole.take(head);
+    // It came back, for the memory went away: those behind it come after it again. (Where heads were waiting before, it was alone.)
+    if (ring.recovering > 0) this.astray = true;
   }
 
   /** The unit that a request's LUN word names, where plain requests may be done at once; else null. */
@@ -239,10 +255,14 @@ export class ExpressLane {
     return i;
   }
 
-  /** Do requests that were decided on. @returns the number of the first that was not done */
+  /**
+   * Do requests that were decided on. @returns the number of the first that was not done. None, when the memory went away: before they
+   * began, since the commands may have been read from other memory, or before they ended, since the data may be.
+   */
   private perform(from: number, decided: number): number {
     const { lun, direct } = this;
     if (lun === null || direct === null) return from;
+    if (this.ring.astray) return this.giveUp(lun, from);
     let end = decided;
     let ns = -1;
     this.ring.ring.claim(decided - from);
@@ -256,6 +276,7 @@ export class ExpressLane {
       if (timed) ns = (((performance.now() - began) * 1e6) / (decided - from)) | 0;
     }
     if (!early) this.respond(from, end);
+    if (this.ring.astray) return this.giveUp(lun, from);
     this.ring.completePlain(this.chains.head, this.written, from, end);
     // Nothing is on its way behind these: let the driver have them before they are counted.
     if (this.last && end === this.chains.count && end < BATCH) this.ring.flush();
@@ -272,6 +293,13 @@ export class ExpressLane {
       direct.done(WRITE, this.writes, this.writtenBytes, ns);
     }
     return end;
+  }
+
+  /** The guest was not told of these: they are done again, and counted then. */
+  private giveUp(lun: Lun, from: number): number {
+    if (this.writes > 0) lun.tasks.endWrites();
+    this.astray = true;
+    return from;
   }
 
   /** Move the data. @returns the number of the first request whose data could not be moved */

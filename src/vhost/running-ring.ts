@@ -209,8 +209,8 @@ export class RunningRing {
   nextMany(heads: Uint16Array, most: number): number {
     if (this.stopping) return 0;
     const { ring } = this;
-    // Recovered heads, and those of memory that may go away, are taken one by one: they cannot be put back.
-    if (!ring.jumpIsIdle && ring.recovering === 0) return ring.popMany(heads, most);
+    // Recovered heads are taken one by one: they cannot be put back.
+    if (ring.recovering === 0) return ring.popMany(heads, most);
     const head = most > 0 ? ring.pop() : -1;
     if (head < 0) return 0;
     heads[0] = head;
@@ -220,10 +220,31 @@ export class RunningRing {
   /**
    * Read plain chains of heads that `next` gave into a batch. They are not accepted: whoever has them ends each with `completePlain`
    * before he returns to the loop, or reads it with one of the others.
-   * @returns how many; when none, the first head is not plain
+   * @returns how many; when none, the first head is not plain; RING_AWAY: all of them are to go back by `again`
    */
   readPlain(heads: Uint16Array, from: number, end: number, batch: PlainChains): number {
-    return this.ring.jumpIsIdle ? 0 : this.ring.readPlain(heads, from, end, batch);
+    return this.ring.readPlain(heads, from, end, batch);
+  }
+
+  /**
+   * What was just read for heads may be other memory's, and what was just written may have gone to it: they are to go back, by `again`
+   * or, when they were accepted, by `redo`. Never so with rings whose memory stays where it is.
+   */
+  get astray(): boolean {
+    // The table cannot change between `next` and here: messages are callbacks of the loop of their own. So what the ring
+    // has now is what they were translated with.
+    return this.ring.jumpIsIdle && (this.ring.away || !this.memory.current.mapsLike(this.table));
+  }
+
+  /** Hand out a head again that `read` has just accepted, instead of completing it. */
+  redo(head: number): void {
+    this.release(head);
+    this.ring.again(head);
+  }
+
+  /** Hand out heads again that `next` gave and nobody read, or that went {@link astray}; in this order. */
+  again(heads: Uint16Array, from: number, end: number): void {
+    for (let i = from; i < end; i++) this.ring.again(heads[i]);
   }
 
   /** @param written bytes written to the writable buffers of each, from their beginning on */
@@ -247,8 +268,7 @@ export class RunningRing {
   /** @param written bytes written to the writable buffers, from their beginning on */
   complete(head: number, written: number): void {
     if (this.ring.jumpIsIdle && this.wentAstray(head)) {
-      this.release(head);
-      this.ring.again(head);
+      this.redo(head);
       return;
     }
     this.release(head);

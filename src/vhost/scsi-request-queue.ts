@@ -119,6 +119,12 @@ export class RequestQueue implements ModelQueue, RequestHome {
     const header = slot.header.u32;
     const plain = frame.requestAt >= 0 && frame.responseAt >= 0;
     if (!(plain && copyHeader(frame.requestMemory, frame.requestAt, header)) && !this.cutHeaders(slot)) return;
+    if (ring.astray) {
+      // The command may be other memory's: it must not reach the disk.
+      this.pool.give(slot);
+      ring.redo(head);
+      return;
+    }
 
     const lun = header[LUN];
     const target = (lun >>> 8) & 0xff;

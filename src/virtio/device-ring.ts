@@ -39,6 +39,8 @@ export interface DeviceRingOptions {
 export const RING_EMPTY = -1;
 /** `pop` found the ring broken; `broken` says why. */
 export const RING_BROKEN = -2;
+/** `readPlain`: the memory went away meanwhile. */
+export const RING_AWAY = -1;
 /** `look` tells `pop` to go on. */
 const FOUND = -3;
 
@@ -233,8 +235,8 @@ export class DeviceRing {
   }
 
   /**
-   * The heads that `pop` would give one after the other, of those that are known; a look for more is made when there are none. Not for rings whose memory may be exchanged (`jumpIsIdle`), nor while
-   * heads are {@link recovering}.
+   * The heads that `pop` would give one after the other, of those that are known; a look for more is made when there are none.
+   * Not while heads are {@link recovering}.
    * @returns how many: at most `most`
    */
   popMany(heads: Uint16Array, most: number): number {
@@ -256,6 +258,12 @@ export class DeviceRing {
       }
       states[head] = IN_FLIGHT;
       heads[n] = head;
+    }
+    if (this.jumpIsIdle && this.away) {
+      // The entries may be those of other memory: none was taken.
+      for (let i = 0; i < n; i++) states[heads[i]] = FREE;
+      this.nothing();
+      return 0;
     }
     this.inFlight += n;
     this.nextAvail = (begin + n) & 0xffff;
@@ -312,13 +320,10 @@ export class DeviceRing {
   again(head: number): void {
     this.drop(head);
     if (this.broken !== null) return;
-    if (this.recoveredAt > 0) {
-      this.recovered.copyWithin(0, this.recoveredAt, this.recoveredCount);
-      this.recoveredCount -= this.recoveredAt;
-      this.recoveredAt = 0;
-    }
     this.heads[head] = WAITING;
-    this.recovered[this.recoveredCount++] = head;
+    // One that was handed out before those that wait comes before them again; else behind those that came back before it.
+    if (this.recoveredAt > 0) this.recovered[--this.recoveredAt] = head;
+    else this.recovered[this.recoveredCount++] = head;
     this.knownAvail = this.nextAvail; // pop takes its slow path, where these come first
   }
 
@@ -362,11 +367,16 @@ export class DeviceRing {
   }
 
   /**
-   * Read chains of heads that `pop` has given into a batch, see PlainChains. @returns how many; when none, `heads[from]` is to be
-   * read with one of the others. Not for rings whose memory may be exchanged (`jumpIsIdle`).
+   * Read chains of heads that `pop` has given into a batch, see PlainChains.
+   * @returns how many; when none, `heads[from]` is to be read with one of the others. {@link RING_AWAY} when the memory went away
+   * meanwhile (`jumpIsIdle`): what was read is nothing, and all these heads are to go back by `again`.
    */
   readPlain(heads: Uint16Array, from: number, end: number, batch: PlainChains): number {
     const n = batch.read(this.desc32, this.descAt, this.size, this.indirect, this.reader.guest, heads, from, end);
+    if (this.jumpIsIdle && this.away) {
+      this.idleJumps++;
+      return RING_AWAY;
+    }
     this.chains += n;
     return n;
   }

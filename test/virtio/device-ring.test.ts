@@ -1,5 +1,12 @@
 import { SgList } from '../../src/memory/sg-list.ts';
-import { DeviceRing, type DeviceRingOptions, RING_BROKEN, RING_EMPTY } from '../../src/virtio/device-ring.ts';
+import {
+  DeviceRing,
+  type DeviceRingOptions,
+  RING_AWAY,
+  RING_BROKEN,
+  RING_EMPTY,
+} from '../../src/virtio/device-ring.ts';
+import { PlainChains } from '../../src/virtio/plain-chains.ts';
 import { FakeGuest, FakeRing, type FakeRingOptions, readable, writable } from '../support/fake-driver.ts';
 import { budget, fc } from '../support/property.ts';
 import { assert, suite } from '../support/suite.ts';
@@ -186,6 +193,41 @@ test('jumpIsIdle: a runaway index is no work, until it makes sense again', () =>
   const head = driver.chain([readable(guest.alloc(4), 4)]);
   driver.offer(head);
   assert.is(device.pop(), head);
+});
+
+test('jumpIsIdle: what was read while the memory was away is nothing, of many heads as of one', () => {
+  const { guest, driver, device } = setup(8, { base: 100, jumpIsIdle: true });
+  const chains = Array.from({ length: 4 }, () => driver.chain([readable(guest.alloc(4), 4)]));
+  driver.offer(...chains);
+  const heads = new Uint16Array(8);
+  assert.is(device.popMany(heads, 1), 1); // all four are known now
+  const used = driver.usedIdx;
+  guest.write(driver.used + 2, [1, 2]);
+  assert.is(device.popMany(heads, 8), 0);
+  assert.equal([device.nextAvail, device.inFlight, device.idleJumps], [101, 1, 1]);
+  const batch = new PlainChains(8, { requestBytes: 16, requestWords: 4, responseBytes: 1, responseFirst: false });
+  heads[0] = chains[0]; // what is in there after a look in vain means nothing
+  assert.is(device.readPlain(heads, 0, 1, batch), RING_AWAY);
+  device.again(heads[0]);
+  guest.write(driver.used + 2, [used & 0xff, used >> 8]);
+  assert.is(device.pop(), chains[0]); // the one that came back, then the others
+  assert.is(device.popMany(heads, 8), 3);
+  assert.equal([...heads.subarray(0, 3)], chains.slice(1));
+  assert.is(device.readPlain(heads, 0, 3, batch), 0); // not plain
+});
+
+test('heads that come back one by one keep their order', () => {
+  const { guest, driver, device } = setup(8);
+  const chains = Array.from({ length: 3 }, () => driver.chain([readable(guest.alloc(4), 4)]));
+  driver.offer(...chains);
+  for (const head of chains) assert.is(device.pop(), head);
+  for (const head of chains) device.again(head);
+  for (let i = 0; i < 3; i++) {
+    assert.is(device.pop(), chains[0]);
+    device.again(chains[0]);
+  }
+  for (const head of chains) assert.is(device.pop(), head);
+  assert.is(device.pop(), RING_EMPTY);
 });
 
 test('a head beyond the queue breaks the ring', () => {
