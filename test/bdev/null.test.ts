@@ -38,6 +38,25 @@ test('ends every request and touches no buffer', () => {
   disk.destroy();
 });
 
+test('tells of the blocks there are for transfers on the spot: after a resize, and none once it is removed', () => {
+  const disk = createNullBdev({ name: 'Null0', numBlocks: 8 });
+  const channel = openNullChannel(disk.share());
+  const ends = () => [0, 1, 8, 9, 2 ** 32].filter((lba) => channel.locate(lba, 1));
+  assert.equal(ends(), [0, 1]);
+  assert.not(channel.locate(1, 8));
+  disk.resize(9);
+  channel.resized(disk.share());
+  assert.equal(ends(), [0, 1, 8]);
+  disk.resize(2 ** 40);
+  channel.resized(disk.share());
+  assert.equal(ends(), [0, 1, 8, 9, 2 ** 32]);
+  channel.remove();
+  assert.equal(ends(), []);
+  channel.resized(disk.share());
+  assert.equal(ends(), []);
+  channel.close();
+});
+
 test('says what it is', () => {
   const disk = createNullBdev({ name: 'Null0', numBlocks: 8 });
   assert.is(disk.info.product, 'Null disk');
