@@ -11,7 +11,7 @@ import type { CommandName, CommandParams } from '../src/target/commands.ts';
 import { ReactorCore } from '../src/target/reactor-core.ts';
 import { featureMask, VirtioFeature } from '../src/virtio/features.ts';
 import { FrontEnd } from './load/front-end.ts';
-import { scsi } from './load/protocol.ts';
+import { blk, scsi } from './load/protocol.ts';
 import { dataBytes, QueueLoad, type QueueShape, queueBytes } from './load/queue-load.ts';
 
 const MIB = 2 ** 20;
@@ -22,6 +22,8 @@ const IDLE_QUEUE_BYTES = 3 * 4096;
 
 export interface InProcessOptions {
   disk: 'malloc' | 'null';
+  /** Default scsi. */
+  device?: 'scsi' | 'blk';
   write: boolean;
   depth: number;
   bytes: number;
@@ -66,8 +68,14 @@ export class InProcess {
         for (let at = 0; at < piece.size; at += FILL) piece.memoryAt(at, Math.min(FILL, piece.size - at)).u8.fill(1);
       }
     }
-    this.command('openController', { name, transport: 'unix', place, port: 1 });
-    this.command('addTarget', { controller: name, target: 0, id: 0, bdev: bdev.share(), state: undefined });
+    const protocol = options.device === 'blk' ? blk : scsi(0);
+    if (protocol === blk) {
+      const served = { bdev: bdev.share(), state: undefined, readOnly: false };
+      this.command('openController', { name, transport: 'unix', place, port: 1, disk: served });
+    } else {
+      this.command('openController', { name, transport: 'unix', place, port: 1 });
+      this.command('addTarget', { controller: name, target: 0, id: 0, bdev: bdev.share(), state: undefined });
+    }
     this.command('startController', { name });
     const { write, depth, bytes, indirect } = options;
     const { memory = 0 } = options;
@@ -82,12 +90,12 @@ export class InProcess {
     const front = new FrontEnd(place, featureMask(...features), lookedInto, turn, memory > 0 ? memory : lookedInto);
     if (shape.dataAt !== undefined) front.touch(shape.dataAt, dataBytes(shape));
     this.fronts.push(front);
-    for (const i of [0, 1]) {
+    for (let i = 0; i < protocol.firstQueue; i++) {
       const ring = i * IDLE_QUEUE_BYTES;
       front.startQueue(i, 8, { desc: ring, avail: ring + 4096, used: ring + 8192 });
     }
-    const load = new QueueLoad(front.memory, at, scsi(0), shape);
-    const [kick] = front.startQueue(2, load.size, load.place);
+    const load = new QueueLoad(front.memory, at, protocol, shape);
+    const [kick] = front.startQueue(protocol.firstQueue, load.size, load.place);
     front.settle();
     return [load, kick] as const;
   }

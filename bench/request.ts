@@ -3,7 +3,7 @@
  * part is about 15 ns). Steadier than a two-core run on a busy machine, and its best samples are what the code costs
  * when nobody disturbs it; for finding what a change costs.
  *
- * `node --import tsx bench/request.ts [--op write] [--depth 32] [--bytes 4096] [--disk malloc|null] [--indirect] [--memory 2G] [--disk-size 1G] [--idle N] [--seconds 2]`
+ * `node --import tsx bench/request.ts [--op write] [--depth 32] [--bytes 4096] [--disk malloc|null] [--device scsi|blk] [--indirect] [--memory 2G] [--disk-size 1G] [--idle N] [--seconds 2]`
  */
 import { parseArgs } from 'node:util';
 import { parseSize } from '../src/cli/options.ts';
@@ -16,6 +16,7 @@ const { values } = parseArgs({
     depth: { type: 'string', default: '32' },
     bytes: { type: 'string', default: '4096' },
     disk: { type: 'string', default: 'malloc' },
+    device: { type: 'string', default: 'scsi' },
     indirect: { type: 'boolean', default: false },
     /** Of the guest, e.g. 2G, the data buffers being at its end; and of the disk. */
     memory: { type: 'string' },
@@ -33,6 +34,7 @@ const SAMPLE = 10_000;
 
 const run = new InProcess({
   disk: values.disk === 'null' ? 'null' : 'malloc',
+  device: values.device === 'blk' ? 'blk' : 'scsi',
   write: values.op === 'write',
   depth: Number(values.depth),
   bytes: Number(values.bytes),
@@ -58,7 +60,7 @@ run.close();
 const steady = samples.slice(samples.length >> 1).sort((a, b) => a - b);
 const at = (q: number) => (steady[Math.floor(steady.length * q)] as number).toFixed(0);
 console.log(
-  `${values.disk} ${values.op} ${values.bytes} qd${values.depth}${values.indirect ? ' indirect' : ''}` +
+  `${values.device === 'blk' ? 'blk ' : ''}${values.disk} ${values.op} ${values.bytes} qd${values.depth}${values.indirect ? ' indirect' : ''}` +
     `${values.memory === undefined ? '' : `, guest of ${values.memory}`}` +
     `${values['disk-size'] === undefined ? '' : `, disk of ${values['disk-size']}`}` +
     `${values.idle === '0' ? '' : `, ${values.idle} idle controllers`}: ` +

@@ -125,9 +125,10 @@ export class BlkModel implements DeviceModel, BlkFrontEnd, BlkSession {
   }
 
   describe(): Record<string, unknown> {
-    let [requests, failed, unsupported] = [0, 0, 0];
+    let [requests, express, failed, unsupported] = [0, 0, 0, 0];
     for (const queue of this.queues.values()) {
       requests += queue.requests;
+      express += queue.express;
       failed += queue.failed;
       unsupported += queue.unsupported;
     }
@@ -137,6 +138,7 @@ export class BlkModel implements DeviceModel, BlkFrontEnd, BlkSession {
       read_only: this.controller.readOnly,
       write_through: this.writeThrough || !info.writeCache,
       requests,
+      express,
       failed,
       unsupported,
     };

@@ -63,6 +63,11 @@ export class BlkPool {
     return this.height > 0 || this.slots.length < this.limit;
   }
 
+  /** How many `take` will give. */
+  get room(): number {
+    return this.height + this.limit - this.slots.length;
+  }
+
   /** A slot; call it only when one is available. */
   take(): BlkSlot {
     if (this.height > 0) return this.free[--this.height];

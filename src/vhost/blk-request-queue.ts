@@ -7,6 +7,7 @@
 import { BdevOp, BdevStatus } from '../bdev/bdev.ts';
 import { Memory } from '../memory/memory.ts';
 import type { BlkController } from './blk-controller.ts';
+import { BlkLane } from './blk-lane.ts';
 import type { BlkHome, BlkPool, BlkSlot } from './blk-request-pool.ts';
 import {
   BLK_RANGE,
@@ -22,6 +23,7 @@ import {
   VIRTIO_BLK_T,
 } from './blk-wire.ts';
 import type { ModelQueue } from './device-model.ts';
+import { PUBLISH_EVERY } from './limits.ts';
 import type { RunningRing } from './running-ring.ts';
 import { cutBack, cutFront } from './sg-split.ts';
 
@@ -34,6 +36,7 @@ const RANGE_FLAGS = BLK_RANGE.fields.flags[0] >> 2;
 const MAX_HIGH_WORD = 0x1f_ffff;
 
 const { OK, IOERR, UNSUPP } = VIRTIO_BLK_S;
+const BATCH = PUBLISH_EVERY;
 /** How often a request is made again that a reset by another user of the disk gave up: drivers take an error for good. */
 const MAX_RETRIES = 8;
 
@@ -51,14 +54,18 @@ export interface BlkSession {
 }
 
 export class BlkRequestQueue implements ModelQueue, BlkHome {
-  /** Requests taken, answered IOERR, answered UNSUPP. */
+  /** Requests taken. */
   requests = 0;
+  /** Of those, the ones that took the express lane, were answered IOERR, were answered UNSUPP. */
+  express = 0;
   failed = 0;
   unsupported = 0;
   readonly index: number;
   private readonly session: BlkSession;
   private readonly controller: BlkController;
   private readonly pool: BlkPool;
+  private readonly lane: BlkLane;
+  private readonly heads = new Uint16Array(BATCH);
   private ring!: RunningRing;
 
   constructor(index: number, session: BlkSession) {
@@ -66,25 +73,30 @@ export class BlkRequestQueue implements ModelQueue, BlkHome {
     this.session = session;
     this.controller = session.controller;
     this.pool = session.pool;
+    this.lane = new BlkLane(session, this);
   }
 
   begin(ring: RunningRing): void {
     this.ring = ring;
+    this.lane.begin(ring);
   }
 
   poll(budget: number): number {
-    const ring = this.ring;
+    const { ring, lane, pool, heads } = this;
+    lane.expect();
     let n = 0;
-    while (n < budget && this.pool.available) {
-      const head = ring.next();
-      if (head < 0) break;
-      n++;
-      this.take(head);
+    while (n < budget) {
+      // Each of them may turn out to need a slot.
+      const count = ring.nextMany(heads, Math.min(BATCH, budget - n, pool.room));
+      if (count === 0) break;
+      n += count;
+      lane.take(heads, count);
     }
     return n;
   }
 
-  private take(head: number): void {
+  /** A head as `next` gave it goes all the way. */
+  take(head: number): void {
     const ring = this.ring;
     const slot = this.pool.take();
     const { dataOut, dataIn, header, status } = slot;
@@ -102,6 +114,10 @@ export class BlkRequestQueue implements ModelQueue, BlkHome {
     }
     if (dataIn.bytes === 0) {
       this.drop(slot, 'no writable byte for the status');
+      return;
+    }
+    if (ring.astray) {
+      this.startOver(slot); // the header may be other memory's: it must not reach the disk
       return;
     }
     cutFront(dataOut, BLK_REQUEST.size, null);
@@ -135,6 +151,12 @@ export class BlkRequestQueue implements ModelQueue, BlkHome {
   private drop(slot: BlkSlot, reason: string): void {
     this.pool.give(slot);
     this.ring.fail(slot.head, reason);
+  }
+
+  /** The memory was exchanged: what was read of it is nothing, and the head comes again. */
+  private startOver(slot: BlkSlot): void {
+    this.pool.give(slot);
+    this.ring.redo(slot.head);
   }
 
   private transfer(slot: BlkSlot, op: BdevOp): void {
@@ -210,6 +232,10 @@ export class BlkRequestQueue implements ModelQueue, BlkHome {
       return;
     }
     dataOut.gather(0, ranges, 0, bytes);
+    if (this.ring.astray) {
+      this.startOver(slot); // and so may the ranges
+      return;
+    }
     slot.rangeCount = bytes / BLK_RANGE.size;
     const known = discard ? 0 : RANGE_UNMAP;
     const most = (discard ? MAX_DISCARD_BYTES : MAX_ZERO_BYTES) / SECTOR;
@@ -306,6 +332,7 @@ export class BlkRequestQueue implements ModelQueue, BlkHome {
   }
 
   stopped(): void {
+    this.lane.forget();
     this.pool.forget();
   }
 }

@@ -1,64 +1,40 @@
 /**
- * The express lane of a request queue: plain READs and WRITEs on disks that are memory, done in batches and at once, without a
+ * The express lane of a request queue: plain reads and writes on disks that are memory, done in batches and at once, without a
  * slot, a task or a command. What such a request needs stands in a table, and each step is one loop over the batch, so
  * that the waits for memory (headers that the guest has just written, blocks of the disk) overlap.
  *
  * Its one rule: it does what the whole way (`RequestQueue.take`) would have done, or leaves the request to that, untouched and in
  * the ring's order. A request is plain when nothing could refuse it, hold it up or give it up; the layers say so: the shape
- * of the chain (PlainChains), the command (PlainCdb), the unit (`Lun.open`), the disk (`DirectAccess.locate`).
+ * of the chain (PlainChains), the command and its unit (ScsiLane, BlkLane), the disk (`DirectAccess.locate`).
+ *
+ * A process that serves one kind of device has one kind of lane: what is left to a kind is called once a batch, and its loops are its own.
  */
 import { BdevOp, type DirectAccess } from '../bdev/bdev.ts';
 import { copyMemory } from '../memory/copy.ts';
 import { type Memory, NO_MEMORY } from '../memory/memory.ts';
-import type { Lun } from '../scsi/lun.ts';
-import { PlainCdb } from '../scsi/plain-cdb.ts';
 import {
   PLAIN_BYTES,
   PLAIN_DATA,
   PLAIN_IN,
   PLAIN_REQUEST,
-  PLAIN_RESPONSE,
   PLAIN_ROW,
   PlainChains,
+  type PlainShape,
 } from '../virtio/plain-chains.ts';
-import { VIRTIO_SCSI_REQUEST, VIRTIO_SCSI_RESPONSE } from '../virtio/scsi-device.ts';
 import { PUBLISH_EVERY } from './limits.ts';
 import type { RunningRing } from './running-ring.ts';
-import type { ScsiController } from './scsi-controller.ts';
-import { flatLun, MAX_TARGETS } from './scsi-wire.ts';
 
 // Own copies of what each request uses: a constant of another module is loaded and checked at each use.
 const READ = BdevOp.READ;
 const WRITE = BdevOp.WRITE;
 const BATCH = PUBLISH_EVERY;
-const TARGETS = MAX_TARGETS;
-const RESPONSE_BYTES = VIRTIO_SCSI_RESPONSE.size;
-// Word indexes. The LUN's four bytes that count are one word; so are status_qualifier, status and response.
-const LUN = VIRTIO_SCSI_REQUEST.fields.lun[0] >> 2;
-/** Its lowest byte is the task attribute, its highest the operation code. */
-const ATTR_TO_OPCODE = VIRTIO_SCSI_REQUEST.fields.task_attr[0] >> 2;
-const SENSE_LEN = VIRTIO_SCSI_RESPONSE.fields.sense_len[0] >> 2;
-const RESIDUAL = VIRTIO_SCSI_RESPONSE.fields.residual[0] >> 2;
-const STATUS_WORD = VIRTIO_SCSI_RESPONSE.fields.status_qualifier[0] >> 2;
-/** What there is of a response without sense data. */
-const GOOD_BYTES = VIRTIO_SCSI_RESPONSE.fields.sense[0];
-/** The header in whole words: 51 bytes are 13. */
-const HEADER_WORDS = 13;
-const SIMPLE = 0;
 // Of the batch's table.
 const ROW_SHIFT = 3;
 const REQUEST = PLAIN_REQUEST;
-const RESPONSE = PLAIN_RESPONSE;
 const DATA = PLAIN_DATA;
 const BYTES = PLAIN_BYTES;
 const IN = PLAIN_IN;
-if (
-  HEADER_WORDS !== Math.ceil(VIRTIO_SCSI_REQUEST.size / 4) ||
-  VIRTIO_SCSI_REQUEST.fields.cdb[0] !== ATTR_TO_OPCODE * 4 + 3 ||
-  PLAIN_ROW !== 1 << ROW_SHIFT
-) {
-  throw new Error('express-lane: the header layout has changed');
-}
+if (PLAIN_ROW !== 1 << ROW_SHIFT) throw new Error('express-lane: the rows of plain chains have changed');
 
 /** Heads that go the whole way after one has met a disk that is no memory: the look at them costs something, too. */
 const DETOUR = 256;
@@ -73,23 +49,15 @@ export interface WholeWay {
   express: number;
 }
 
-export class ExpressLane {
-  private readonly chains = new PlainChains(BATCH, {
-    requestBytes: VIRTIO_SCSI_REQUEST.size,
-    requestWords: HEADER_WORDS,
-    responseBytes: VIRTIO_SCSI_RESPONSE.size,
-    responseFirst: true,
-  });
-  private readonly cdb = new PlainCdb();
+export abstract class ExpressLane {
+  protected readonly chains: PlainChains;
   /** Where the blocks of a request lie. */
-  private readonly place: Memory[] = new Array<Memory>(BATCH).fill(NO_MEMORY);
-  private readonly placeAt = new Int32Array(BATCH);
+  protected readonly place: Memory[] = new Array<Memory>(BATCH).fill(NO_MEMORY);
+  protected readonly placeAt = new Int32Array(BATCH);
   /** What its used element says. */
-  private readonly written = new Int32Array(BATCH);
-  private readonly controller: ScsiController;
-  private readonly nexus: number;
+  protected readonly written = new Int32Array(BATCH);
   private readonly whole: WholeWay;
-  private ring!: RunningRing;
+  protected ring!: RunningRing;
   /** Heads still to go the whole way. */
   private detour = 0;
   /** No head follows those of the batch. */
@@ -101,17 +69,39 @@ export class ExpressLane {
   private touched = 0;
 
   // The run that is being decided on: requests of one unit, one behind the other.
-  private lun: Lun | null = null;
-  private direct: DirectAccess | null = null;
-  private reads = 0;
-  private readBytes = 0;
-  private writes = 0;
-  private writtenBytes = 0;
+  protected direct: DirectAccess | null = null;
+  protected reads = 0;
+  protected readBytes = 0;
+  protected writes = 0;
+  protected writtenBytes = 0;
 
-  constructor(controller: ScsiController, nexus: number, whole: WholeWay) {
-    this.controller = controller;
-    this.nexus = nexus;
+  constructor(shape: PlainShape, whole: WholeWay) {
+    this.chains = new PlainChains(BATCH, shape);
     this.whole = whole;
+  }
+
+  // Of the kind of device.
+
+  /**
+   * Judge requests from number `from` on, and set what they are: each word of their headers is loaded once, here.
+   * @returns the number of the first that is not plain, or is for another unit. With requests before it `performed` follows.
+   */
+  protected abstract decide(from: number, count: number): number;
+
+  /** Answer them: all is well. Sets `written`. */
+  protected abstract respond(from: number, end: number): void;
+
+  /** What was decided on is over, done or not. */
+  protected abstract performed(): void;
+
+  /** So many of one kind were done: for counters of the device's own. */
+  protected abstract transferred(op: BdevOp, requests: number, bytes: number): void;
+
+  // For the kind of device.
+
+  /** The disk is no memory. */
+  protected makeDetour(): void {
+    this.detour = DETOUR;
   }
 
   begin(ring: RunningRing): void {
@@ -187,82 +177,14 @@ export class ExpressLane {
     if (ring.recovering > 0) this.astray = true;
   }
 
-  /** The unit that a request's LUN word names, where plain requests may be done at once; else null. */
-  private unitOf(word: number): Lun | null {
-    const target = (word >>> 8) & 0xff;
-    const entry = (word & 0xff) === 1 && target < TARGETS ? this.controller.entries[target] : null;
-    if (entry === null) return null;
-    const lun = entry.target.unit(flatLun((word >>> 16) & 0xff, word >>> 24));
-    if (lun === null) return null;
-    const { direct } = lun.channel;
-    if (direct === undefined) {
-      this.detour = DETOUR;
-      return null;
-    }
-    this.direct = direct;
-    return lun.open(this.nexus) ? lun : null;
-  }
-
-  /**
-   * Judge requests from number `from` on: each word of their headers is loaded once, here.
-   * @returns the number of the first that is not plain, or is for another unit. With writes before it, `beginWrites` was said.
-   */
-  private decide(from: number, count: number): number {
-    const { chains, cdb, place, placeAt } = this;
-    const { rows } = chains;
-    const words = chains.memory.u32;
-    const unit = words[rows[(from << ROW_SHIFT) | REQUEST] + LUN] | 0;
-    const lun = this.unitOf(unit);
-    const { direct } = this;
-    if (lun === null || direct === null) return from;
-    const { writeProtected } = lun;
-    const maxTransfer = lun.maxTransfer | 0;
-    const blockSize = lun.info.blockSize | 0;
-    // "| 0": known to be small from here on, where a parameter or a field would be looked at in each round. So are the sums, which
-    // are of one batch.
-    const begin = from | 0;
-    const end = count | 0;
-    let readBytes = 0;
-    let writes = 0;
-    let writtenBytes = 0;
-    let i = begin;
-    for (; i < end; i = (i + 1) | 0) {
-      const r = i << ROW_SHIFT;
-      const w = rows[r | REQUEST];
-      if (i !== begin && (words[(w + LUN) | 0] | 0) !== unit) break;
-      const first = words[(w + ATTR_TO_OPCODE) | 0] | 0;
-      if ((first & 0xff) !== SIMPLE || !cdb.read(first >>> 24, words, (w + ATTR_TO_OPCODE + 1) | 0)) break;
-      const { blocks, dataIn } = cdb;
-      const bytes = rows[r | BYTES];
-      if (blocks > maxTransfer || Math.imul(blocks, blockSize) !== bytes) break;
-      if (rows[r | IN] !== dataIn || !direct.locate(cdb.lba >>> 0, blocks)) break;
-      if (dataIn === 0) {
-        if (writeProtected || (writes === 0 && !lun.tasks.beginWrites())) break;
-        writes = (writes + 1) | 0;
-        writtenBytes = (writtenBytes + bytes) | 0;
-      } else readBytes = (readBytes + bytes) | 0;
-      const { memory } = direct;
-      if (memory !== null) {
-        if (place[i] !== memory) place[i] = memory; // comparing costs less than storing a reference
-        placeAt[i] = direct.offset;
-      }
-    }
-    this.lun = lun;
-    this.reads = (i - begin - writes) | 0;
-    this.readBytes = readBytes;
-    this.writes = writes;
-    this.writtenBytes = writtenBytes;
-    return i;
-  }
-
   /**
    * Do requests that were decided on. @returns the number of the first that was not done. None, when the memory went away: before they
    * began, since the commands may have been read from other memory, or before they ended, since the data may be.
    */
   private perform(from: number, decided: number): number {
-    const { lun, direct } = this;
-    if (lun === null || direct === null) return from;
-    if (this.ring.astray) return this.giveUp(lun, from);
+    const { direct } = this;
+    if (direct === null) return from;
+    if (this.ring.astray) return this.giveUp(from);
     let end = decided;
     let ns = -1;
     this.ring.ring.claim(decided - from);
@@ -276,28 +198,28 @@ export class ExpressLane {
       if (timed) ns = (((performance.now() - began) * 1e6) / (decided - from)) | 0;
     }
     if (!early) this.respond(from, end);
-    if (this.ring.astray) return this.giveUp(lun, from);
+    if (this.ring.astray) return this.giveUp(from);
     this.ring.completePlain(this.chains.head, this.written, from, end);
     // Nothing is on its way behind these: let the driver have them before they are counted.
     if (this.last && end === this.chains.count && end < BATCH) this.ring.flush();
-    if (this.writes > 0) lun.tasks.endWrites();
+    this.performed();
     this.whole.requests += end - from;
     this.whole.express += end - from;
     if (end < decided) return end;
     if (this.reads > 0) {
-      lun.transferred(READ, this.reads, this.readBytes);
+      this.transferred(READ, this.reads, this.readBytes);
       direct.done(READ, this.reads, this.readBytes, ns);
     }
     if (this.writes > 0) {
-      lun.transferred(WRITE, this.writes, this.writtenBytes);
+      this.transferred(WRITE, this.writes, this.writtenBytes);
       direct.done(WRITE, this.writes, this.writtenBytes, ns);
     }
     return end;
   }
 
   /** The guest was not told of these: they are done again, and counted then. */
-  private giveUp(lun: Lun, from: number): number {
-    if (this.writes > 0) lun.tasks.endWrites();
+  private giveUp(from: number): number {
+    this.performed();
     this.astray = true;
     return from;
   }
@@ -325,36 +247,10 @@ export class ExpressLane {
     return i;
   }
 
-  /**
-   * GOOD, and no residual. The guest's processor has to give up each line, which takes its time: all are asked for before the
-   * data is moved. Nobody looks at them before the used elements are there.
-   */
-  private respond(from: number, end: number): void {
-    const { memory, rows } = this.chains;
-    const words = memory.u32;
-    const bytes = memory.u8;
-    const { written } = this;
-    const stop = end | 0;
-    for (let i = from | 0; i < stop; i = (i + 1) | 0) {
-      const r = i << ROW_SHIFT;
-      written[i] = rows[r | IN] !== 0 ? RESPONSE_BYTES + rows[r | BYTES] : RESPONSE_BYTES;
-      const at = rows[r | RESPONSE];
-      if ((at & 3) === 0) {
-        const w = at >> 2;
-        words[(w + SENSE_LEN) | 0] = 0;
-        words[(w + RESIDUAL) | 0] = 0;
-        words[(w + STATUS_WORD) | 0] = 0;
-      } else {
-        for (let b = 0; b < GOOD_BYTES; b++) bytes[at + b] = 0;
-      }
-    }
-  }
-
   /** Name no memory any more. */
   forget(): void {
     this.chains.forget();
     this.place.fill(NO_MEMORY);
-    this.lun = null;
     this.direct = null;
   }
 }

@@ -8,10 +8,10 @@ import { copyMemory } from '../memory/copy.ts';
 import { Memory } from '../memory/memory.ts';
 import { VIRTIO_SCSI_REQUEST, VIRTIO_SCSI_RESPONSE, VirtioScsiResponse } from '../virtio/scsi-device.ts';
 import type { ModelQueue } from './device-model.ts';
-import { ExpressLane } from './express-lane.ts';
 import { PUBLISH_EVERY } from './limits.ts';
 import type { RunningRing } from './running-ring.ts';
 import type { ScsiController } from './scsi-controller.ts';
+import { ScsiLane } from './scsi-lane.ts';
 import type { RequestHome, RequestPool, RequestSlot } from './scsi-request-pool.ts';
 import { flatLun, MAX_TARGETS, RESPONSE_OF_TASK } from './scsi-wire.ts';
 import { cutFront } from './sg-split.ts';
@@ -73,7 +73,7 @@ export class RequestQueue implements ModelQueue, RequestHome {
   private readonly nexus: number;
   private readonly pool: RequestPool;
   readonly index: number;
-  private readonly lane: ExpressLane;
+  private readonly lane: ScsiLane;
   private readonly heads = new Uint16Array(BATCH);
   private ring!: RunningRing;
 
@@ -82,7 +82,7 @@ export class RequestQueue implements ModelQueue, RequestHome {
     this.controller = controller;
     this.nexus = nexus;
     this.pool = pool;
-    this.lane = new ExpressLane(controller, nexus, this);
+    this.lane = new ScsiLane(controller, nexus, this);
   }
 
   begin(ring: RunningRing): void {

@@ -10,9 +10,9 @@ import type { SharedGuest } from '../support/front-end-memory.ts';
 
 export class FakeTransport implements Transport {
   readonly name = '0000:00:07.0';
-  readonly protocolFeatures = 1n << BigInt(ProtocolFeature.MQ);
+  readonly protocolFeatures: bigint;
   readonly carriesFds = false;
-  readonly memoryFlickers = true;
+  readonly memoryFlickers: boolean;
   handler!: TransportHandler;
   paused = false;
   closed = false;
@@ -26,8 +26,11 @@ export class FakeTransport implements Transport {
   readonly kicks = new Map<number, () => void>();
   private readonly guest: SharedGuest;
 
-  constructor(guest: SharedGuest) {
+  /** @param more protocol features beside MQ, by bit */
+  constructor(guest: SharedGuest, flickers = true, more: readonly number[] = []) {
     this.guest = guest;
+    this.memoryFlickers = flickers;
+    this.protocolFeatures = [ProtocolFeature.MQ, ...more].reduce((word, n) => word | (1n << BigInt(n)), 0n);
   }
 
   open(handler: TransportHandler): void {
