@@ -137,7 +137,7 @@ export class Vring {
   /** The running ring has stopped; nothing of it is outstanding. */
   stopped(running: RunningRing): void {
     this.running = null;
-    this.base = running.ring.nextAvail;
+    this.base = running.ring.resumeAt;
     this.dropKick();
     // Recovered requests that were not begun stay recorded: they are to be done by whoever runs the vring next.
     if (!running.abandoned && running.ring.recovering === 0) this.inflight?.clear();

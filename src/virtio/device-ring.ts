@@ -64,7 +64,7 @@ export class DeviceRing {
   broken: string | null = null;
   /** Heads handed out and not yet pushed. */
   inFlight = 0;
-  /** Index of the next available entry to take, mod 2^16 (GET_VRING_BASE). */
+  /** Index of the next available entry to take, mod 2^16. */
   nextAvail: number;
   /** used.idx with everything pushed, published or not, mod 2^16. */
   usedIndex: number;
@@ -112,6 +112,8 @@ export class DeviceRing {
   private readonly recovered: Uint16Array;
   private recoveredAt = 0;
   private recoveredCount = 0;
+  /** With `jumpIsIdle`: which available index a head was taken from last. */
+  private readonly takenAt: Uint16Array;
   /** With `jumpIsIdle`: used elements that are not written yet (they wait for `publish`), by their index in the ring. */
   private readonly heldHead: Uint16Array;
   private readonly heldLength: Uint32Array;
@@ -136,6 +138,7 @@ export class DeviceRing {
     this.knownAvail = options.base;
     this.heads = new Uint8Array(options.size);
     this.recovered = new Uint16Array(options.size);
+    this.takenAt = new Uint16Array(this.jumpIsIdle ? options.size : 0);
     this.heldHead = new Uint16Array(this.jumpIsIdle ? options.size : 0);
     this.heldLength = new Uint32Array(this.jumpIsIdle ? options.size : 0);
     this.reader = new ChainReader(options.guest, options.indirect);
@@ -206,6 +209,21 @@ export class DeviceRing {
     return this.recoveredCount - this.recoveredAt;
   }
 
+  /**
+   * The available index to go on with when the ring is stopped (GET_VRING_BASE): that of the first entry which is not done. Heads that
+   * were taken and wait to be handed out again are not; they can be named where they are the last that were taken.
+   */
+  get resumeAt(): number {
+    const waiting = this.recovering;
+    // Where there is an inflight log, it names them.
+    if (!this.jumpIsIdle || this.inflight !== null) return this.nextAvail;
+    for (let i = this.recoveredAt; i < this.recoveredCount; i++) {
+      const back = (this.nextAvail - this.takenAt[this.recovered[i]]) & 0xffff;
+      if (back === 0 || back > waiting) return this.nextAvail;
+    }
+    return (this.nextAvail - waiting) & 0xffff;
+  }
+
   /** Nothing has come, nothing is to be handed out again, and the driver can see all that was pushed: a look costs one load. */
   get still(): boolean {
     const next = this.nextAvail;
@@ -230,6 +248,7 @@ export class DeviceRing {
     this.heads[head] = IN_FLIGHT;
     this.inFlight++;
     this.nextAvail = (at + 1) & 0xffff;
+    if (this.jumpIsIdle) this.takenAt[head] = at;
     if (this.inflight !== null) this.inflight.taken(head);
     return head;
   }
@@ -259,11 +278,14 @@ export class DeviceRing {
       states[head] = IN_FLIGHT;
       heads[n] = head;
     }
-    if (this.jumpIsIdle && this.away) {
-      // The entries may be those of other memory: none was taken.
-      for (let i = 0; i < n; i++) states[heads[i]] = FREE;
-      this.nothing();
-      return 0;
+    if (this.jumpIsIdle) {
+      if (this.away) {
+        // The entries may be those of other memory: none was taken.
+        for (let i = 0; i < n; i++) states[heads[i]] = FREE;
+        this.nothing();
+        return 0;
+      }
+      for (let i = 0; i < n; i++) this.takenAt[heads[i]] = begin + i;
     }
     this.inFlight += n;
     this.nextAvail = (begin + n) & 0xffff;

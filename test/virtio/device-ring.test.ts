@@ -230,6 +230,42 @@ test('heads that come back one by one keep their order', () => {
   assert.is(device.pop(), RING_EMPTY);
 });
 
+test('jumpIsIdle: a ring that stops goes on with the heads that wait to be handed out again', () => {
+  for (const many of [false, true]) {
+    const { guest, driver, device } = setup(8, { base: 65534, jumpIsIdle: true });
+    const chains = Array.from({ length: 6 }, () => driver.chain([readable(guest.alloc(4), 4)]));
+    driver.offer(...chains.slice(0, 5));
+    const heads = new Uint16Array(8);
+    if (many) assert.is(device.popMany(heads, 8), 5);
+    else for (const head of chains.slice(0, 5)) assert.is(device.pop(), head);
+    assert.equal([device.nextAvail, device.resumeAt], [3, 3]);
+    device.push(chains[1], 0);
+    device.push(chains[0], 0);
+    for (const head of [chains[3], chains[2], chains[4]]) device.again(head); // in any order
+    assert.is(device.resumeAt, 0);
+    assert.is(device.pop(), chains[3]);
+    assert.is(device.resumeAt, 3); // not before it is back or done: what waits has a gap behind it
+    device.push(chains[3], 0);
+    assert.is(device.resumeAt, 3); // the request before it cannot be named without naming it
+    assert.is(device.pop(), chains[2]);
+    device.push(chains[2], 0);
+    assert.is(device.resumeAt, 2);
+    device.publish();
+
+    // Whoever goes on there does each of the others once.
+    driver.offer(chains[5]);
+    const next = DeviceRing.create(driver.place, {
+      guest: guest.memory,
+      size: 8,
+      eventIdx: false,
+      indirect: true,
+      base: device.resumeAt,
+    });
+    if (typeof next === 'string') throw new Error(next);
+    assert.equal([next.pop(), next.pop(), next.pop()], [chains[4], chains[5], RING_EMPTY]);
+  }
+});
+
 test('a head beyond the queue breaks the ring', () => {
   const { driver, device } = setup(8);
   driver.offer(8);
