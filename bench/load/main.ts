@@ -32,6 +32,7 @@ const OPTIONS = {
 
 const { values } = parseArgs({ options: OPTIONS });
 if (values.socket === undefined) throw new Error('--socket PATH is missing');
+if (values.latency && values.depth !== '1') throw new Error('--latency times one request at a time: give --depth 1');
 if (values.cpu !== undefined) pinThread(Number(values.cpu));
 
 const device = values.device === 'blk' ? 'blk' : 'scsi';
